@@ -1,0 +1,183 @@
+package backend
+
+import (
+	"context"
+	"crypto/tls"
+	"iter"
+)
+
+// Protocol names a protocol of mail access or delivery.
+type Protocol string
+
+// The protocols.
+const (
+	IMAP        Protocol = "imap"
+	POP3        Protocol = "pop3"
+	ManageSieve Protocol = "managesieve"
+	LMTP        Protocol = "lmtp"
+	Submission  Protocol = "submission"
+)
+
+// StoreType is the profile of a store: what it is and what it is known to do.
+type StoreType string
+
+// The profiles; StoreLocal is our own store, in process.
+const (
+	StoreLocal    StoreType = "local"
+	StoreCyrus    StoreType = "cyrus"
+	StoreDovecot  StoreType = "dovecot"
+	StoreCourier  StoreType = "courier"
+	StoreAxigen   StoreType = "axigen"
+	StoreExchange StoreType = "exchange"
+	StoreGmail    StoreType = "gmail"
+	StoreGeneric  StoreType = "generic"
+)
+
+// TLSMode is how a connection to a store is protected.
+type TLSMode string
+
+// TLSStartTLS is the default: refuse to log in when the store does not offer it.
+const (
+	TLSStartTLS TLSMode = "starttls"
+	TLSImplicit TLSMode = "implicit"
+	TLSNone     TLSMode = "none"
+)
+
+// LoginMode is how the proxy or a copy logs in to a store on behalf of a user.
+type LoginMode string
+
+// LoginUser is the user's own name and secret. The others need an admin's:
+// LoginAuthzid by SASL PLAIN with an authorisation identity (Cyrus
+// proxyservers, Dovecot master users, our own store), LoginMaster by
+// user*master names (Dovecot).
+const (
+	LoginUser    LoginMode = "user"
+	LoginAuthzid LoginMode = "authzid"
+	LoginMaster  LoginMode = "master"
+)
+
+// Login holds the credentials of delegated login.
+type Login struct {
+	Mode      LoginMode
+	User      string // admin's name; unused with LoginUser
+	Secret    Secret
+	Separator string // LoginMaster; default "*"
+}
+
+// Secret hides itself in logs, dumps and errors.
+type Secret string
+
+// String never shows the secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[secret]"
+}
+
+// GoString never shows the secret.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText never shows the secret; slog, JSON and YAML use it.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Reveal gives the secret itself, for the wire only.
+func (s Secret) Reveal() string { return string(s) }
+
+// Store is a configured store. The value is read-only after start.
+type Store struct {
+	Name    string // as routes and placements name it
+	Type    StoreType
+	Address string // host or IP; empty: any host that the directory names
+	Ports   map[Protocol]int
+	TLS     TLSMode
+	// TLSConfig verifies the store's certificate; nil: system roots and the
+	// host name. It is cloned before use.
+	TLSConfig *tls.Config
+	Login     Login
+	// MaxConnections bounds connections of a migration to this store; 0: default.
+	MaxConnections int
+}
+
+// Local reports whether s is our own store.
+func (s *Store) Local() bool { return s.Type == StoreLocal }
+
+// Port is the port for p: the configured one or the protocol's default for the
+// TLS mode.
+func (s *Store) Port(p Protocol) int {
+	if n := s.Ports[p]; n != 0 {
+		return n
+	}
+	implicit := s.TLS == TLSImplicit
+	switch {
+	case p == IMAP && implicit:
+		return 993
+	case p == IMAP:
+		return 143
+	case p == POP3 && implicit:
+		return 995
+	case p == POP3:
+		return 110
+	case p == ManageSieve:
+		return 4190
+	case p == LMTP:
+		return 24
+	default:
+		return 587
+	}
+}
+
+// Entry is what a directory knows of a user.
+type Entry struct {
+	// User is the canonical name: the mailbox owner and the key of placements,
+	// in the form that stores know.
+	User      string
+	Directory string // which directory answered
+	ID        string // the directory's own handle (a DN); empty when it has none
+	// Store is a configured store's name, or an address that a configured
+	// store without address serves. Empty: the directory knows the user but
+	// not the store; only a placement can route them.
+	Store    string
+	Disabled bool
+	// CheckPassword: the directory checks passwords (Directory.Authenticate);
+	// false: the store does.
+	CheckPassword bool
+	// Recipients: further addresses that deliver to this user; may be empty.
+	Recipients []string
+}
+
+// Route is a resolved way to a user's mailbox.
+type Route struct {
+	User  string // canonical name
+	Store *Store
+	Host  string // the address to dial; empty for our own store
+	Entry Entry
+	Epoch uint64 // of the placement that decided, 0 when the directory did
+}
+
+// Directory knows users. Implementations are safe for concurrent use.
+type Directory interface {
+	// Name is the configured name, for logs and explain.
+	Name() string
+	// Lookup finds the user that a client calls name (a login name, or an
+	// address for deliveries). KindNotFound: nobody has that name here.
+	// KindUnavailable: the directory cannot tell. Any other error is a refusal
+	// (two entries where one was expected: KindConflict).
+	Lookup(ctx context.Context, name string) (Entry, error)
+	// Authenticate checks a password of an entry that it returned with
+	// CheckPassword. KindAuthentication: wrong (an empty one always is).
+	// KindUnavailable: it cannot tell.
+	Authenticate(ctx context.Context, e Entry, password Secret) error
+}
+
+// RouteWriter is a Directory that can rewrite the store of a user, as a flip
+// does. SetStore is idempotent.
+type RouteWriter interface {
+	SetStore(ctx context.Context, e Entry, store string) error
+}
+
+// UserLister is a Directory that can list its users. filter is in the
+// directory's own language (an LDAP filter); empty: all users.
+type UserLister interface {
+	Users(ctx context.Context, filter string) iter.Seq2[Entry, error]
+}
