@@ -1,0 +1,4 @@
+package store
+
+// MaxStructure bounds the blob kept with a message.
+const MaxStructure = 32 << 10
