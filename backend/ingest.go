@@ -131,7 +131,7 @@ type Body interface {
 // MailboxDigest sums up a mailbox. Two mailboxes with equal digests agree in
 // UIDs, flags (case-folded, sorted) and counters. Messages is the sum modulo
 // 2^256 of SHA-256 over (UID, flags), so that it can be kept incrementally and
-// does not depend on order; see SumMessage in package migrate.
+// does not depend on order; see SumMessage.
 type MailboxDigest struct {
 	UIDValidity   uint32   `json:"uidvalidity"`
 	UIDNext       uint32   `json:"uidnext"`
