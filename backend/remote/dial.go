@@ -1,0 +1,107 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"mailferry/backend"
+)
+
+// DefaultTimeout bounds the dial, and each wait for the store until login.
+const DefaultTimeout = 5 * time.Second
+
+// loginFactor stretches the wait for the answer to a login: stores delay the
+// refusal of wrong passwords, and ask directories of their own.
+const loginFactor = 4
+
+// Target says where to log in, and as whom.
+type Target struct {
+	Store *backend.Store
+	Host  string // overrides Store.Address when not empty
+	// User is the mailbox owner's name as the store knows it.
+	User string
+	// Password is the user's own; used with backend.LoginUser only.
+	Password backend.Secret
+	// Dial opens TCP connections; nil: a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Timeout is DefaultTimeout when zero.
+	Timeout time.Duration
+	Logger  *slog.Logger // nil: silent
+}
+
+func (t *Target) timeout() time.Duration {
+	if t.Timeout > 0 {
+		return t.Timeout
+	}
+	return DefaultTimeout
+}
+
+func (t *Target) host() string {
+	if t.Host != "" {
+		return t.Host
+	}
+	return t.Store.Address
+}
+
+func (t *Target) logger() *slog.Logger {
+	if t.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return t.Logger
+}
+
+// dial opens the TCP connection for p, TLS around it when the store's mode is
+// implicit.
+func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error) {
+	if t.Store == nil || t.host() == "" {
+		return nil, backend.Errorf(backend.KindBug, "", "dial %s: store without address", p)
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.timeout())
+	defer cancel()
+	addr := net.JoinHostPort(t.host(), strconv.Itoa(t.Store.Port(p)))
+	dial := t.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	conn, err := dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, t.unavailable(p, "dial", err)
+	}
+	if t.Store.TLS != backend.TLSImplicit {
+		return conn, nil
+	}
+	return t.startTLS(ctx, p, conn)
+}
+
+// startTLS ends the handshake within the timeout, or closes conn.
+func (t *Target) startTLS(ctx context.Context, p backend.Protocol, conn net.Conn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout())
+	defer cancel()
+	tc := tls.Client(conn, t.tlsConfig())
+	if err := tc.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, t.unavailable(p, "TLS", err)
+	}
+	return tc, nil
+}
+
+func (t *Target) tlsConfig() *tls.Config {
+	c := &tls.Config{}
+	if t.Store.TLSConfig != nil {
+		c = t.Store.TLSConfig.Clone()
+	}
+	if c.ServerName == "" {
+		c.ServerName = t.host()
+	}
+	return c
+}
+
+// unavailable wraps what went wrong between us and the store.
+func (t *Target) unavailable(p backend.Protocol, step string, err error) error {
+	return backend.Errorf(backend.KindUnavailable, "The mail store cannot be reached.",
+		"%s of store %s at %s: %s: %w", p, t.Store.Name, t.host(), step, err)
+}
