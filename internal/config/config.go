@@ -1,0 +1,189 @@
+// Package config turns a YAML file, the environment and defaults into one
+// validated struct. It is the only package that knows how settings are
+// written down: others get their own options from internal/app.
+//
+// Every mistake of a file is reported at once, each with its line. Secrets come
+// from the file itself, from a file beside it (key_file) or from the
+// environment (key_env).
+package config
+
+import (
+	"time"
+
+	"mailferry/backend"
+)
+
+// Config is the whole configuration of a node. Values are valid after Load and
+// read-only from then on. The doc and default tags are the reference page.
+type Config struct {
+	Node        string        `mapstructure:"node" doc:"Name of this node: in logs, and in what proxies confirm to a migration." default:"node1"`
+	Data        string        `mapstructure:"data" doc:"Directory of everything that this node keeps: the mailstore, generated certificates, journals of migrations, the socket of the commands. The flag --data overrides it." default:"mailferry-data"`
+	Roles       []Role        `mapstructure:"roles" doc:"What this node does: proxy (IMAP and LMTP listeners), store (our own mailstore), ingress (submission), migrate (moves users)." default:"proxy,store,ingress,migrate"`
+	Listen      Listen        `mapstructure:"listen" doc:"Addresses to listen on, by protocol. A protocol that is not named keeps its default on loopback; an empty list turns it off. The flag --ports BASE moves all defaults to BASE, BASE+1 and so on, in this order."`
+	TLS         TLS           `mapstructure:"tls" doc:"Certificates, and who may log in without TLS."`
+	Log         Log           `mapstructure:"log" doc:"What is logged to standard error."`
+	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
+	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
+	Directories []Directory   `mapstructure:"directories" doc:"Where users come from. Asked in order; the first one that knows the user answers. One that cannot tell ends the search with a temporary failure. Default: our own table alone."`
+	Stores      []Store       `mapstructure:"stores" doc:"Where mail is kept. Default: our own store alone, under the name home."`
+	MoveGroups  []MoveGroup   `mapstructure:"move_groups" doc:"Stores between which users may move. Clients of a group see only the capabilities that all its stores share."`
+	Migrate     Migrate       `mapstructure:"migrate" doc:"How users are moved."`
+}
+
+// Role is one of a node's jobs.
+type Role string
+
+// The roles.
+const (
+	RoleProxy   Role = "proxy"
+	RoleStore   Role = "store"
+	RoleIngress Role = "ingress"
+	RoleMigrate Role = "migrate"
+)
+
+// Listen holds the addresses to listen on.
+type Listen struct {
+	IMAP        []string `mapstructure:"imap" doc:"IMAP with STARTTLS." default:"127.0.0.1:1143"`
+	IMAPS       []string `mapstructure:"imaps" doc:"IMAP with TLS from the first byte." default:"127.0.0.1:1993"`
+	POP3        []string `mapstructure:"pop3" doc:"POP3. Not served by this version: must be empty."`
+	POP3S       []string `mapstructure:"pop3s" doc:"POP3 with TLS. Not served by this version: must be empty."`
+	ManageSieve []string `mapstructure:"managesieve" doc:"ManageSieve. Not served by this version: must be empty."`
+	LMTP        []string `mapstructure:"lmtp" doc:"LMTP: deliveries from trusted mail servers, routed by recipient." default:"127.0.0.1:2424"`
+	SMTP        []string `mapstructure:"smtp" doc:"SMTP from the world. Not served by this version: must be empty."`
+	Submission  []string `mapstructure:"submission" doc:"Submission with STARTTLS: mail of logged-in users." default:"127.0.0.1:1587"`
+	Submissions []string `mapstructure:"submissions" doc:"Submission with TLS from the first byte." default:"127.0.0.1:1465"`
+	Admin       []string `mapstructure:"admin" doc:"HTTPS: the admin API, /metrics and /healthz." default:"127.0.0.1:8443"`
+	Cluster     []string `mapstructure:"cluster" doc:"Other nodes. Not served by this version: must be empty."`
+}
+
+// TLS holds certificates and the rule for clients without TLS.
+type TLS struct {
+	Certificates   []Certificate  `mapstructure:"certificates" doc:"Certificates to serve, chosen by the name that the client asks for; the first one serves the rest. Read again at each reload. Without any, a self-signed one is made at first start and kept in the data directory."`
+	CleartextLogin CleartextLogin `mapstructure:"cleartext_login" doc:"Who may log in without TLS: loopback, never or always." default:"loopback"`
+}
+
+// Certificate names the files of one certificate.
+type Certificate struct {
+	Cert string `mapstructure:"cert" doc:"PEM file with the certificate and its chain." required:"true"`
+	Key  string `mapstructure:"key" doc:"PEM file with the private key." required:"true"`
+}
+
+// CleartextLogin says who may log in without TLS.
+type CleartextLogin string
+
+// The rules.
+const (
+	CleartextLoopback CleartextLogin = "loopback"
+	CleartextNever    CleartextLogin = "never"
+	CleartextAlways   CleartextLogin = "always"
+)
+
+// Log says what is logged.
+type Log struct {
+	Level  string `mapstructure:"level" doc:"debug, info, warn or error. Changed by a reload." default:"info"`
+	Format string `mapstructure:"format" doc:"text or json." default:"text"`
+}
+
+// Limits bound what one client may take.
+type Limits struct {
+	Message      Size          `mapstructure:"message" doc:"Largest message, as a number with a unit (KiB, MiB, GiB)." default:"64MiB"`
+	Recipients   int           `mapstructure:"recipients" doc:"Most recipients of one transaction." default:"1000"`
+	LoginTimeout time.Duration `mapstructure:"login_timeout" doc:"How long a connection may stay without a login." default:"60s"`
+	IdleTimeout  time.Duration `mapstructure:"idle_timeout" doc:"How long a logged-in session may stay silent; RFC 9051 asks for 30 minutes or more." default:"30m"`
+	Connections  int           `mapstructure:"connections" doc:"Most connections of clients at a time." default:"20000"`
+}
+
+// Directory is a source of users. Which keys apply depends on the type.
+type Directory struct {
+	Name         string        `mapstructure:"name" doc:"Name, for logs and explain." required:"true"`
+	Type         string        `mapstructure:"type" doc:"local (our own table of users), ldap or file." required:"true"`
+	Store        string        `mapstructure:"store" doc:"The store of users for whom the directory names none. Type local: the store of type local."`
+	Servers      []string      `mapstructure:"servers" doc:"ldap: URLs (ldap:// or ldaps://), asked in order, with fail-over and return."`
+	StartTLS     bool          `mapstructure:"starttls" doc:"ldap: upgrade ldap:// connections to TLS and refuse servers that cannot." default:"false"`
+	CA           string        `mapstructure:"ca" doc:"ldap: PEM file of the authorities that may have signed the servers' certificates. Default: those of the system."`
+	BindDN       string        `mapstructure:"bind_dn" doc:"ldap: who searches."`
+	BindPassword Secret        `mapstructure:"bind_password" doc:"ldap: the searcher's password."`
+	Base         string        `mapstructure:"base" doc:"ldap: where the search begins."`
+	Filter       string        `mapstructure:"filter" doc:"ldap: the filter that finds one user; {user} stands for the escaped login name or address."`
+	Attributes   Attributes    `mapstructure:"attributes" doc:"ldap: where in an entry things are."`
+	Write        *Write        `mapstructure:"write" doc:"ldap: who rewrites a user's store at a flip. Without it the placement alone routes moved users."`
+	Path         string        `mapstructure:"path" doc:"file: one user a line, as written in docs/operations.md; read again when it changes."`
+	Passwords    string        `mapstructure:"passwords" doc:"Who checks passwords: bind (the directory) or pass (the store). Default: bind for ldap and local, for file the directory where it has a hash."`
+	Timeout      time.Duration `mapstructure:"timeout" doc:"ldap: limit of one request." default:"3s"`
+	Connections  int           `mapstructure:"connections" doc:"ldap: connections kept to a server." default:"8"`
+	CacheFor     time.Duration `mapstructure:"cache_for" doc:"How long an answer may be served from memory." default:"60s"`
+	CacheMisses  time.Duration `mapstructure:"cache_misses_for" doc:"How long an unknown name stays unknown." default:"10s"`
+	StaleFor     time.Duration `mapstructure:"stale_for" doc:"How long an old answer serves while the directory is away." default:"24h"`
+}
+
+// Attributes names LDAP attributes.
+type Attributes struct {
+	User       string `mapstructure:"user" doc:"The canonical name of the user." default:"uid"`
+	Store      string `mapstructure:"store" doc:"The user's store: the name or the address of a configured one." default:"mailHost"`
+	Recipients string `mapstructure:"recipients" doc:"Further addresses of the user."`
+	Disabled   string `mapstructure:"disabled" doc:"An attribute that is TRUE for users who may not log in."`
+}
+
+// Write holds the credentials of the one who rewrites stores.
+type Write struct {
+	BindDN   string `mapstructure:"bind_dn" doc:"Who writes." required:"true"`
+	Password Secret `mapstructure:"password" doc:"The writer's password."`
+}
+
+// Store is a place of mail.
+type Store struct {
+	Name        string            `mapstructure:"name" doc:"Name, as routes, directories and commands give it." required:"true"`
+	Type        backend.StoreType `mapstructure:"type" doc:"local (our own), or the profile of a foreign store: cyrus, dovecot, courier, axigen, exchange, gmail, generic." required:"true"`
+	Address     string            `mapstructure:"address" doc:"Host name or IP address. Without one the store serves any host that a directory names."`
+	Ports       map[string]int    `mapstructure:"ports" doc:"Ports by protocol (imap, pop3, managesieve, lmtp). Default: those of the protocols."`
+	TLS         backend.TLSMode   `mapstructure:"tls" doc:"starttls, implicit or none. A store that does not offer what is asked for is refused." default:"starttls"`
+	CA          string            `mapstructure:"ca" doc:"PEM file of the authorities that may have signed the store's certificate. Default: those of the system."`
+	TLSName     string            `mapstructure:"tls_name" doc:"The name in the store's certificate, when it is not the address."`
+	Login       Login             `mapstructure:"login" doc:"How to log in for a user. Our own store needs none."`
+	Connections int               `mapstructure:"connections" doc:"Most connections of a migration to this store." default:"8"`
+}
+
+// Login says how to log in to a store for a user.
+type Login struct {
+	Mode      backend.LoginMode `mapstructure:"mode" doc:"user (the user's own name and password), authzid (an admin by SASL PLAIN with an authorisation identity) or master (user*master names, Dovecot)." default:"user"`
+	User      string            `mapstructure:"user" doc:"The admin's name."`
+	Password  Secret            `mapstructure:"password" doc:"The admin's password."`
+	Separator string            `mapstructure:"separator" doc:"master: what stands between the names." default:"*"`
+}
+
+// MoveGroup names stores between which users may move.
+type MoveGroup struct {
+	Name   string   `mapstructure:"name" doc:"Name, for logs." required:"true"`
+	Stores []string `mapstructure:"stores" doc:"Names of stores." required:"true"`
+}
+
+// Migrate says how users are moved.
+type Migrate struct {
+	Parallel    int           `mapstructure:"parallel" doc:"Users copied at a time, unless a command says otherwise." default:"4"`
+	Holds       int           `mapstructure:"holds" doc:"Users on hold at a time." default:"2"`
+	HoldLimit   time.Duration `mapstructure:"hold_limit" doc:"Longest hold; a longer one is taken back and tried again." default:"5s"`
+	ConfirmTime time.Duration `mapstructure:"confirm_limit" doc:"How long proxies may take to confirm a hold." default:"3s"`
+}
+
+// Secret is a password in a configuration: it hides itself.
+type Secret = backend.Secret
+
+// HasRole reports whether the node has role r.
+func (c *Config) HasRole(r Role) bool {
+	for _, have := range c.Roles {
+		if have == r {
+			return true
+		}
+	}
+	return false
+}
+
+// LocalStore is our own store, nil when none is configured.
+func (c *Config) LocalStore() *Store {
+	for i := range c.Stores {
+		if c.Stores[i].Type == backend.StoreLocal {
+			return &c.Stores[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,294 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"mailferry/backend"
+)
+
+// Types of directories, and who checks passwords.
+const (
+	DirectoryLocal = "local"
+	DirectoryLDAP  = "ldap"
+	DirectoryFile  = "file"
+
+	PasswordsBind = "bind"
+	PasswordsPass = "pass"
+)
+
+var (
+	roles          = []Role{RoleProxy, RoleStore, RoleIngress, RoleMigrate}
+	directoryTypes = []string{DirectoryLocal, DirectoryLDAP, DirectoryFile}
+	// laterDirectories are words of the configuration that this version cannot serve.
+	laterDirectories = []string{"ad", "regex", "http"}
+	storeTypes       = []backend.StoreType{backend.StoreLocal, backend.StoreCyrus, backend.StoreDovecot, backend.StoreCourier,
+		backend.StoreAxigen, backend.StoreExchange, backend.StoreGmail, backend.StoreGeneric}
+	tlsModes      = []backend.TLSMode{backend.TLSStartTLS, backend.TLSImplicit, backend.TLSNone}
+	loginModes    = []backend.LoginMode{backend.LoginUser, backend.LoginAuthzid, backend.LoginMaster}
+	cleartextWays = []CleartextLogin{CleartextLoopback, CleartextNever, CleartextAlways}
+	protocols     = []string{"imap", "pop3", "managesieve", "lmtp"}
+	notServed     = []string{"pop3", "pop3s", "managesieve", "smtp", "cluster"}
+)
+
+// validate reports everything that is wrong with single values and with how
+// they relate.
+func validate(c *Config, r *report) {
+	checkRequired(reflect.ValueOf(c).Elem(), "", r)
+	for i, role := range c.Roles {
+		oneOf(r, fmt.Sprintf("roles[%d]", i), role, roles)
+	}
+	if len(c.Roles) == 0 {
+		r.add("roles", "needs at least one of %s", words(roles))
+	}
+	checkListen(c, r)
+	oneOf(r, "tls.cleartext_login", c.TLS.CleartextLogin, cleartextWays)
+	oneOf(r, "log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
+	oneOf(r, "log.format", c.Log.Format, []string{"text", "json"})
+	checkNumbers(c, r)
+	if len(c.Stores) == 0 {
+		r.add("stores", "needs at least one store")
+	}
+	if len(c.Directories) == 0 {
+		r.add("directories", "needs at least one directory")
+	}
+	for i := range c.Stores {
+		checkStore(c, i, r)
+	}
+	for i := range c.Directories {
+		checkDirectory(c, i, r)
+	}
+	checkNames(c, r)
+	checkMoveGroups(c, r)
+}
+
+// checkRequired reports required fields that are empty.
+func checkRequired(v reflect.Value, path string, r *report) {
+	for _, f := range fieldsOf(v.Type()) {
+		key, fv := join(path, f.key), v.Field(f.index)
+		switch {
+		case f.required && fv.IsZero():
+			r.add(key, "is required")
+		case f.typ.Kind() == reflect.Struct:
+			checkRequired(fv, key, r)
+		case f.typ.Kind() == reflect.Pointer && !fv.IsNil():
+			checkRequired(fv.Elem(), key, r)
+		case f.typ.Kind() == reflect.Slice && f.typ.Elem().Kind() == reflect.Struct:
+			for i := range fv.Len() {
+				checkRequired(fv.Index(i), fmt.Sprintf("%s[%d]", key, i), r)
+			}
+		}
+	}
+}
+
+func checkListen(c *Config, r *report) {
+	v := reflect.ValueOf(c.Listen)
+	taken := map[string]string{}
+	for _, f := range fieldsOf(v.Type()) {
+		for i, addr := range v.Field(f.index).Interface().([]string) {
+			key := fmt.Sprintf("listen.%s[%d]", f.key, i)
+			if slices.Contains(notServed, f.key) {
+				r.add(key, "%s is not served by this version", f.key)
+				continue
+			}
+			_, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				r.add(key, "%q is not an address: write host:port or :port", addr)
+				continue
+			}
+			if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+				r.add(key, "%q is not a port", port)
+				continue
+			}
+			if other, ok := taken[addr]; ok && port != "0" {
+				r.add(key, "%s is taken by %s", addr, other)
+			}
+			taken[addr] = "listen." + f.key
+		}
+	}
+}
+
+func checkNumbers(c *Config, r *report) {
+	for key, n := range map[string]int64{"limits.message": int64(c.Limits.Message), "limits.recipients": int64(c.Limits.Recipients),
+		"limits.login_timeout": int64(c.Limits.LoginTimeout), "limits.idle_timeout": int64(c.Limits.IdleTimeout),
+		"limits.connections": int64(c.Limits.Connections), "shutdown": int64(c.Shutdown), "migrate.parallel": int64(c.Migrate.Parallel),
+		"migrate.holds": int64(c.Migrate.Holds), "migrate.hold_limit": int64(c.Migrate.HoldLimit),
+		"migrate.confirm_limit": int64(c.Migrate.ConfirmTime)} {
+		if n <= 0 {
+			r.add(key, "must be above zero")
+		}
+	}
+	if c.Migrate.ConfirmTime > c.Migrate.HoldLimit {
+		r.add("migrate.confirm_limit", "is longer than migrate.hold_limit (%s)", c.Migrate.HoldLimit)
+	}
+	if c.Limits.IdleTimeout < c.Limits.LoginTimeout {
+		r.add("limits.idle_timeout", "is shorter than limits.login_timeout (%s)", c.Limits.LoginTimeout)
+	}
+}
+
+func checkStore(c *Config, i int, r *report) {
+	s, key := &c.Stores[i], fmt.Sprintf("stores[%d]", i)
+	if s.Type == "" {
+		return
+	}
+	oneOf(r, key+".type", s.Type, storeTypes)
+	oneOf(r, key+".tls", s.TLS, tlsModes)
+	oneOf(r, key+".login.mode", s.Login.Mode, loginModes)
+	for protocol, port := range s.Ports {
+		oneOf(r, key+".ports."+protocol, protocol, protocols)
+		if port < 1 || port > 65535 {
+			r.add(key+".ports."+protocol, "%d is not a port", port)
+		}
+	}
+	if s.Type == backend.StoreLocal {
+		checkLocalStore(c, i, r)
+		return
+	}
+	if s.Login.Mode != backend.LoginUser && (s.Login.User == "" || s.Login.Password == "") {
+		r.add(key+".login", "mode %s needs user and password", s.Login.Mode)
+	}
+	if s.Connections < 1 {
+		r.add(key+".connections", "must be above zero")
+	}
+}
+
+func checkLocalStore(c *Config, i int, r *report) {
+	s, key := &c.Stores[i], fmt.Sprintf("stores[%d]", i)
+	if s.Address != "" || len(s.Ports) > 0 {
+		r.add(key, "a store of type local has neither address nor ports")
+	}
+	if !c.HasRole(RoleStore) {
+		r.add(key, "a store of type local needs the role store on this node")
+	}
+	if c.LocalStore() != s {
+		r.add(key, "only one store of type local is possible")
+	}
+}
+
+func checkDirectory(c *Config, i int, r *report) {
+	d, key := &c.Directories[i], fmt.Sprintf("directories[%d]", i)
+	switch {
+	case d.Type == "":
+		return
+	case slices.Contains(laterDirectories, d.Type):
+		r.add(key+".type", "directories of type %s are not served by this version; use one of %s", d.Type, words(directoryTypes))
+		return
+	}
+	oneOf(r, key+".type", d.Type, directoryTypes)
+	if d.Store != "" && !slices.ContainsFunc(c.Stores, func(s Store) bool { return s.Name == d.Store }) {
+		r.add(key+".store", "there is no store %q; stores are %s", d.Store, words(storeNames(c)))
+	}
+	if d.Passwords != "" {
+		oneOf(r, key+".passwords", d.Passwords, []string{PasswordsBind, PasswordsPass})
+	}
+	switch d.Type {
+	case DirectoryLocal:
+		if c.LocalStore() == nil {
+			r.add(key, "a directory of type local needs a store of type local")
+		}
+	case DirectoryFile:
+		if d.Path == "" {
+			r.add(key+".path", "is required for type file")
+		}
+	case DirectoryLDAP:
+		checkLDAP(d, key, r)
+	}
+}
+
+func checkLDAP(d *Directory, key string, r *report) {
+	if len(d.Servers) == 0 {
+		r.add(key+".servers", "is required for type ldap")
+	}
+	for i, s := range d.Servers {
+		if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "ldap" && u.Scheme != "ldaps" {
+			r.add(fmt.Sprintf("%s.servers[%d]", key, i), "%q is not an address: write ldap://host or ldaps://host", s)
+		}
+	}
+	if d.Base == "" {
+		r.add(key+".base", "is required for type ldap")
+	}
+	if !strings.Contains(d.Filter, "{user}") {
+		r.add(key+".filter", "must contain {user}, which stands for the name that is looked for")
+	}
+	if d.Timeout < 10*time.Millisecond {
+		r.add(key+".timeout", "%s is too short to reach any server", d.Timeout)
+	}
+	if d.Connections < 1 {
+		r.add(key+".connections", "must be above zero")
+	}
+}
+
+func checkNames(c *Config, r *report) {
+	seen := map[string]bool{}
+	for i, s := range c.Stores {
+		if s.Name != "" && seen["s"+s.Name] {
+			r.add(fmt.Sprintf("stores[%d].name", i), "%q is taken", s.Name)
+		}
+		seen["s"+s.Name] = true
+	}
+	for i, d := range c.Directories {
+		if d.Name != "" && seen["d"+d.Name] {
+			r.add(fmt.Sprintf("directories[%d].name", i), "%q is taken", d.Name)
+		}
+		seen["d"+d.Name] = true
+	}
+}
+
+func checkMoveGroups(c *Config, r *report) {
+	member := map[string]string{}
+	for i, g := range c.MoveGroups {
+		for j, name := range g.Stores {
+			key := fmt.Sprintf("move_groups[%d].stores[%d]", i, j)
+			if !slices.Contains(storeNames(c), name) {
+				r.add(key, "there is no store %q; stores are %s", name, words(storeNames(c)))
+			}
+			if other, ok := member[name]; ok {
+				r.add(key, "%s is in the group %s already", name, other)
+			}
+			member[name] = g.Name
+		}
+		if len(g.Stores) == 1 {
+			r.add(fmt.Sprintf("move_groups[%d].stores", i), "a group needs two stores or more")
+		}
+	}
+}
+
+func storeNames(c *Config) []string {
+	var names []string
+	for _, s := range c.Stores {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func oneOf[T ~string](r *report, key string, value T, allowed []T) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	text := fmt.Sprintf("%q is none of %s", value, words(allowed))
+	var names []string
+	for _, a := range allowed {
+		names = append(names, string(a))
+	}
+	if near := nearest(string(value), names); near != "" {
+		text += fmt.Sprintf("; did you mean %q?", near)
+	}
+	r.add(key, "%s", text)
+}
+
+func words[T ~string](list []T) string {
+	var b strings.Builder
+	for i, w := range list {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(w))
+	}
+	return b.String()
+}
