@@ -30,7 +30,7 @@ unmount() { umount "$CYRUS_ROOT/proc" 2>/dev/null || true; }
 inside() { chroot "$CYRUS_ROOT" env DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@" </dev/null >&2; }
 
 # cyrus: its packages, with nothing started; /proc is there only meanwhile.
-cyrus() {
+install_cyrus() {
 	local k=0
 	cp /etc/resolv.conf /etc/hosts "$CYRUS_ROOT/etc/" 2>/dev/null
 	cp /etc/apt/apt.conf.d/*proxy* "$CYRUS_ROOT/etc/apt/apt.conf.d/" 2>/dev/null
@@ -56,7 +56,7 @@ version) version ;;
 	packages debootstrap
 	say "building Cyrus in $CYRUS_ROOT"
 	retry 3 base || die "debootstrap failed"
-	cyrus || die "cannot install Cyrus"
+	install_cyrus || die "cannot install Cyrus"
 	[ -x "$CYRUS_ROOT/usr/lib/cyrus/bin/master" ] || die "no Cyrus master in $CYRUS_ROOT"
 	touch "$CYRUS_ROOT/.ready"
 	;;

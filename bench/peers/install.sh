@@ -16,14 +16,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 
-slapd() { packages slapd ldap-utils; }
-dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
-clients() { packages isync offlineimap3 mutt curl openssl ca-certificates; }
-nginx() { packages nginx libnginx-mod-mail; }
-cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
+install_slapd() { packages slapd ldap-utils; }
+install_dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
+install_clients() { packages isync offlineimap3 mutt curl openssl ca-certificates; }
+install_nginx() { packages nginx libnginx-mod-mail; }
+install_cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
 
 # corpus: 6,000 public messages, one JSON file each with the field "text".
-corpus() {
+install_corpus() {
 	[ ! -e "$CORPUS/.ready" ] || return 0
 	# A tree of the caller's own is used as it is.
 	[ -z "$(find "$CORPUS" -name '*.json' 2>/dev/null | head -1)" ] || return 0
@@ -67,7 +67,8 @@ versions() {
 one_at_a_time
 for part in "$@"; do
 	case $part in
-	slapd | dovecot | clients | cyrus | corpus | nginx | versions) $part ;;
+	slapd | dovecot | clients | cyrus | corpus | nginx) "install_$part" ;;
+	versions) versions ;;
 	*) die "unknown part $part" ;;
 	esac
 done

@@ -47,7 +47,7 @@ missing() {
 	done
 }
 
-apt() { nice apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2 8>&-; }
+apt_get() { nice apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null >&2 8>&-; }
 
 # no_starts ROOT: packages installed below ROOT start nothing until starts_again.
 # A policy-rc.d that is there already belongs to the machine and stays.
@@ -71,7 +71,7 @@ stay_off() {
 
 # lists: package lists, when the machine has none.
 lists() {
-	[ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' 2>/dev/null | head -1)" ] || retry 5 apt update || die "apt-get update failed"
+	[ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' 2>/dev/null | head -1)" ] || retry 5 apt_get update || die "apt-get update failed"
 }
 
 # packages PACKAGE...: install what is missing; nothing starts.
@@ -85,8 +85,8 @@ packages() {
 	no_starts ""
 	trap starts_again EXIT
 	# Stale lists name files that are gone: fetch them and try again.
-	apt install -y --no-install-recommends "${miss[@]}" ||
-		{ retry 5 apt update && retry 3 apt install -y --no-install-recommends "${miss[@]}"; } || k=1
+	apt_get install -y --no-install-recommends "${miss[@]}" ||
+		{ retry 5 apt_get update && retry 3 apt_get install -y --no-install-recommends "${miss[@]}"; } || k=1
 	starts_again
 	trap - EXIT
 	[ $k = 0 ] || die "apt-get failed"

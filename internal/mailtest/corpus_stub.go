@@ -1,0 +1,4 @@
+package mailtest
+
+func corpusFiles() []string { return nil }
+func corpusDir() string     { return "" }

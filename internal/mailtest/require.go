@@ -1,0 +1,90 @@
+package mailtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Require skips the test, loudly, when one of the named peers is not
+// installed: slapd dovecot cyrus corpus mbsync offlineimap mutt curl openssl. With CI=true in the environment a missing peer is a failure: a
+// machine that is to run everything must not pass by leaving things out.
+func Require(t testing.TB, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		why := missing(name)
+		if why == "" {
+			continue
+		}
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("PEER MISSING: %s: %s (make peers installs it)", name, why)
+		}
+		t.Skipf("PEER MISSING, NOTHING TESTED: %s: %s (make peers installs it)", name, why)
+	}
+}
+
+// missing says why a peer cannot be used, or nothing.
+func missing(name string) string {
+	switch name {
+	case "cyrus":
+		if _, err := os.Stat(filepath.Join(CyrusRoot(), ".ready")); err != nil {
+			return "no Cyrus in " + CyrusRoot()
+		}
+		return needsRoot()
+	case "corpus":
+		if len(corpusFiles()) == 0 {
+			return "no messages in " + corpusDir()
+		}
+		return ""
+	case "dovecot":
+		if why := needsRoot(); why != "" {
+			return why
+		}
+	}
+	if _, err := program(name); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func needsRoot() string {
+	if os.Geteuid() != 0 {
+		return "needs root"
+	}
+	return ""
+}
+
+// program finds a peer's program; servers live outside an ordinary PATH.
+func program(name string) (string, error) {
+	p, err := exec.LookPath(name)
+	if err == nil {
+		return p, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin", "/sbin"} {
+		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return p, nil
+		}
+	}
+	return "", err
+}
+
+// cacheDir is where bench/peers keeps what is fetched once; the rule is the
+// one of bench/peers/lib.sh.
+func cacheDir() string {
+	if d := os.Getenv("PEERS_CACHE"); d != "" {
+		return d
+	}
+	if d := os.Getenv("XDG_CACHE_HOME"); d != "" {
+		return filepath.Join(d, "mailferry")
+	}
+	return "/var/cache/mailferry"
+}
+
+func envOr(name, otherwise string) string {
+	if v := strings.TrimSpace(os.Getenv(name)); v != "" {
+		return v
+	}
+	return otherwise
+}
