@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -122,7 +124,7 @@ func (d *daemon) run(t testing.TB) {
 		if t.Failed() {
 			t.Logf("%s said at the end:\n%s", d.name, tail(d.out, 4000))
 		}
-		d.stop()
+		d.kill()
 		os.RemoveAll(d.dir)
 	})
 	d.start(t)
@@ -215,10 +217,31 @@ func (d *daemon) end(sig syscall.Signal) {
 	os.WriteFile(filepath.Join(d.dir, "keep"), []byte("yes"), 0o644)
 	d.guard.Close()
 	d.guards.Wait()
-	waitFor(startLimit, func() bool { return errors.Is(syscall.Kill(group, 0), syscall.ESRCH) })
+	waitFor(startLimit, func() bool { return !groupRuns(-group) })
 	os.Remove(filepath.Join(d.dir, "keep"))
 	<-d.exited
 	d.cmd = nil
+}
+
+// groupRuns reports whether a process group has a member that still holds
+// files and ports; one that has ended but was not yet waited for does not.
+func groupRuns(group int) bool {
+	if errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) {
+		return false
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range stats {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		// pid (name) state ppid pgrp
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(f) > 2 && f[2] == strconv.Itoa(group) && f[0] != "Z" && f[0] != "X" {
+			return true
+		}
+	}
+	return false
 }
 
 // pid is the process id of the program started last.

@@ -44,6 +44,9 @@ type Dovecot struct {
 	d    *daemon
 }
 
+// markUser logs in to mark a place in the log.
+const markUser = "mailferry.mark"
+
 // mailUID owns the mail of every instance; it needs no name on the machine.
 const mailUID = 5000
 
@@ -83,6 +86,7 @@ func StartDovecot(t testing.TB, o DovecotOptions) *Dovecot {
 
 func passwdFile(users map[string]string) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "%s:{PLAIN}nobody knows::::::\n", markUser)
 	for _, u := range slices.Sorted(maps.Keys(users)) {
 		fmt.Fprintf(&b, "%s:{PLAIN}%s::::::\n", u, users[u])
 	}
@@ -139,11 +143,19 @@ var (
 // not. A message fetched twice counts twice.
 func (d *Dovecot) Fetched(t testing.TB, user string) Fetched {
 	t.Helper()
+	// All earlier logins are in the log when this one is.
+	before, _ := parseFetched(d.Log(), markUser)
+	c := DialIMAP(t, d.IMAP)
+	c.Login(markUser+"*"+d.MasterUser, d.MasterPassword)
+	c.Cmd("LOGOUT")
+	c.Close()
 	var f Fetched
 	ended := waitFor(startLimit, func() bool {
+		log := d.Log()
+		mark, _ := parseFetched(log, markUser)
 		var logins int
-		f, logins = parseFetched(d.Log(), user)
-		return f.Sessions == logins
+		f, logins = parseFetched(log, user)
+		return mark.Sessions > before.Sessions && f.Sessions == logins
 	})
 	if !ended {
 		t.Fatalf("dovecot: sessions of %s are still open", user)

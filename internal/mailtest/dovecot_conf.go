@@ -21,8 +21,9 @@ func (d *Dovecot) config(dir string, o DovecotOptions) string {
 		"{userformat}", orString(o.UsernameFormat, "%Lu"), "{extra}", o.Extra).Replace(dovecotConf)
 }
 
-// Login processes serve many connections; one mail process serves many
-// sessions, one after the other, so that logins do not pay for a fork.
+// One login process serves all connections, so that its log lines come in
+// order (Fetched relies on it); one mail process serves many sessions, one
+// after the other, so that logins do not pay for a fork.
 const dovecotConf = `base_dir = {dir}/run
 state_dir = {dir}/state
 instance_name = mailferry-test
@@ -91,9 +92,8 @@ service imap-login {
     ssl = yes
   }
   service_count = 0
-  process_min_avail = 1
-  process_limit = 2
-  client_limit = 4000
+  process_limit = 1
+  client_limit = 8000
 }
 service pop3-login {
   inet_listener pop3 {
@@ -104,7 +104,7 @@ service pop3-login {
     ssl = yes
   }
   service_count = 0
-  process_limit = 2
+  process_limit = 1
   client_limit = 4000
 }
 service managesieve-login {
@@ -112,7 +112,7 @@ service managesieve-login {
     port = {sieve}
   }
   service_count = 0
-  process_limit = 2
+  process_limit = 1
   client_limit = 4000
 }
 service lmtp {
@@ -140,6 +140,9 @@ service auth {
 }
 service anvil {
   client_limit = 20000
+  unix_listener anvil-auth-penalty {
+    mode = 0
+  }
 }
 service stats {
   client_limit = 20000
