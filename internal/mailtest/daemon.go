@@ -169,7 +169,7 @@ func (d *daemon) launch() error {
 
 // watch starts the guard: its input ends when we stop the daemon or die.
 func (d *daemon) watch() error {
-	const script = `cat >/dev/null; kill -KILL -- "-$1" 2>/dev/null; [ -d "$2" ] || exit 0
+	const script = `cat >/dev/null; kill -s KILL -- "-$1" 2>/dev/null; [ -d "$2" ] || exit 0
 		[ "$(cat "$2/keep" 2>/dev/null)" = yes ] || rm -rf -- "$2"`
 	g := exec.Command("/bin/sh", "-c", script, "guard", fmt.Sprint(d.cmd.Process.Pid), d.dir)
 	g.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -1,4 +1,0 @@
-package mailtest
-
-func corpusFiles() []string { return nil }
-func corpusDir() string     { return "" }
