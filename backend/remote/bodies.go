@@ -1,0 +1,181 @@
+package remote
+
+import (
+	"context"
+	"io"
+
+	"github.com/emersion/go-imap/v2"
+)
+
+// BodySource drives FetchBodies: it says what to fetch next, and takes what
+// comes. All its methods are called from FetchBodies' goroutine.
+type BodySource interface {
+	// NextSet is the next set of UIDs to ask for, and about how many octets
+	// they will bring; ok is false when nothing is left for now.
+	NextSet() (set imap.UIDSet, octets int64, ok bool)
+	// Body takes a body. It need not read to the end. An error ends the fetch
+	// and the client.
+	Body(size int64, r io.Reader) error
+	// Message comes when a response was read to its end: after its Body, if it
+	// had one. m is valid during the call. A response that broke off behind
+	// its Body comes with UID 0.
+	Message(m *Meta) error
+	// Answered tells that a set was answered: with nil, or with the error that
+	// the store gave for it. Messages that did not come may be gone.
+	Answered(set imap.UIDSet, err error) error
+}
+
+// Window bounds what FetchBodies asks for ahead of what has come.
+type Window struct {
+	Octets   int64 // at least 1 MiB is kept on the way; default 4 MiB
+	Commands int   // default 16
+}
+
+func (w Window) octets() int64 {
+	if w.Octets <= 0 {
+		return 4 << 20
+	}
+	return max(w.Octets, 1<<20)
+}
+
+func (w Window) commands() int {
+	if w.Commands <= 0 {
+		return 16
+	}
+	return w.Commands
+}
+
+// request is a FETCH that is on its way.
+type request struct {
+	set  imap.UIDSet
+	left int64 // octets that it may still bring
+}
+
+// bodyFetch is one run of FetchBodies.
+type bodyFetch struct {
+	c       *Client
+	src     BodySource
+	window  Window
+	flight  map[string]*request
+	order   []string // tags in the order of sending; stores answer in it
+	octets  int64
+	drained bool
+}
+
+// FetchBodies fetches BODY.PEEK[] of the selected mailbox, several commands
+// ahead of the answers, so that distance costs one round trip and not one per
+// message.
+func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) error {
+	if c.broken != nil {
+		return c.broken
+	}
+	defer c.conn.link.watch(ctx)()
+	f := &bodyFetch{c: c, src: src, window: w, flight: map[string]*request{}}
+	for {
+		if err := f.fill(); err != nil {
+			return c.fail(ctx, err)
+		}
+		if len(f.flight) == 0 {
+			return nil
+		}
+		r, err := c.next(f.handle)
+		if err == nil {
+			err = f.answered(r)
+		}
+		if err != nil {
+			return c.fail(ctx, err)
+		}
+	}
+}
+
+// fill sends commands until the window is full.
+func (f *bodyFetch) fill() error {
+	sent := false
+	for !f.drained && f.octets < f.window.octets() && len(f.flight) < f.window.commands() {
+		set, octets, ok := f.src.NextSet()
+		if !ok {
+			f.drained = true
+			break
+		}
+		tag := f.c.conn.nextTag()
+		if _, err := f.c.conn.w.WriteString(tag + " UID FETCH " + set.String() + " (UID BODY.PEEK[])\r\n"); err != nil {
+			return err
+		}
+		f.flight[tag] = &request{set: set, left: octets}
+		f.order = append(f.order, tag)
+		f.octets += octets
+		sent = true
+	}
+	if !sent {
+		return nil
+	}
+	return f.c.conn.w.Flush()
+}
+
+func (f *bodyFetch) handle(r response) (lineState, error) {
+	if r.name != "FETCH" {
+		return lineUnknown, nil
+	}
+	m, err := f.c.fetchData(r.num, f.src.Body)
+	if m.Body == BodyRead {
+		f.arrived(m.BodySize)
+	}
+	if isSyntax(err) {
+		// What was told before stands, but a body without its end is not one.
+		if m.Body != BodyRead {
+			return lineOpen, err
+		}
+		m.UID = 0
+		if e := f.src.Message(m); e != nil {
+			return lineOpen, e
+		}
+		return lineOpen, err
+	}
+	if err == nil && (m.UID != 0 || m.Body == BodyRead) {
+		err = f.src.Message(m)
+	}
+	if err == nil {
+		// Keep the pipe full while a long answer is still coming.
+		if e := f.skipEnd(); e != nil {
+			return lineRead, e
+		}
+		return lineRead, f.fill()
+	}
+	return lineOpen, err
+}
+
+// skipEnd reads the line's end before more is sent, so that a broken end is
+// met where it belongs.
+func (f *bodyFetch) skipEnd() error { return f.c.conn.scan.skipLine() }
+
+// arrived takes octets off the oldest request.
+func (f *bodyFetch) arrived(n int64) {
+	for _, tag := range f.order {
+		req := f.flight[tag]
+		took := min(n, req.left)
+		req.left -= took
+		f.octets -= took
+		return
+	}
+}
+
+func (f *bodyFetch) answered(r response) error {
+	req := f.flight[r.tag]
+	if req == nil {
+		return nil
+	}
+	delete(f.flight, r.tag)
+	for i, tag := range f.order {
+		if tag == r.tag {
+			f.order = append(f.order[:i], f.order[i+1:]...)
+			break
+		}
+	}
+	f.octets -= req.left
+	f.drained = false
+	var err error
+	if r.name != "OK" {
+		err = statusError("UID FETCH", r)
+	}
+	return f.src.Answered(req.set, err)
+}
