@@ -25,6 +25,7 @@ type Config struct {
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
 	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
 	Directories []Directory   `mapstructure:"directories" doc:"Where users come from. Asked in order; the first one that knows the user answers. One that cannot tell ends the search with a temporary failure. Default: our own table alone."`
+	Cache       Cache         `mapstructure:"cache" doc:"How long answers of directories are remembered."
 	Stores      []Store       `mapstructure:"stores" doc:"Where mail is kept. Default: our own store alone, under the name home."`
 	MoveGroups  []MoveGroup   `mapstructure:"move_groups" doc:"Stores between which users may move. Clients of a group see only the capabilities that all its stores share."`
 	Migrate     Migrate       `mapstructure:"migrate" doc:"How users are moved."`
@@ -104,16 +105,22 @@ type Directory struct {
 	BindDN       string        `mapstructure:"bind_dn" doc:"ldap: who searches."`
 	BindPassword Secret        `mapstructure:"bind_password" doc:"ldap: the searcher's password."`
 	Base         string        `mapstructure:"base" doc:"ldap: where the search begins."`
-	Filter       string        `mapstructure:"filter" doc:"ldap: the filter that finds one user; {user} stands for the escaped login name or address."`
+	Filter       string        `mapstructure:"filter" doc:"ldap: the filter that finds one user; {user} stands for the escaped login name or address, {local} and {domain} for its parts."`
+	ListFilter   string        `mapstructure:"list_filter" doc:"ldap: the filter that finds all users. Default: the one above with * for the name."
 	Attributes   Attributes    `mapstructure:"attributes" doc:"ldap: where in an entry things are."`
 	Write        *Write        `mapstructure:"write" doc:"ldap: who rewrites a user's store at a flip. Without it the placement alone routes moved users."`
 	Path         string        `mapstructure:"path" doc:"file: one user a line, as written in docs/operations.md; read again when it changes."`
+	Writable     bool          `mapstructure:"writable" doc:"file: a flip rewrites the user's store there." default:"false"`
 	Passwords    string        `mapstructure:"passwords" doc:"Who checks passwords: bind (the directory) or pass (the store). Default: bind for ldap and local, for file the directory where it has a hash."`
 	Timeout      time.Duration `mapstructure:"timeout" doc:"ldap: limit of one request." default:"3s"`
 	Connections  int           `mapstructure:"connections" doc:"ldap: connections kept to a server." default:"8"`
-	CacheFor     time.Duration `mapstructure:"cache_for" doc:"How long an answer may be served from memory." default:"60s"`
-	CacheMisses  time.Duration `mapstructure:"cache_misses_for" doc:"How long an unknown name stays unknown." default:"10s"`
-	StaleFor     time.Duration `mapstructure:"stale_for" doc:"How long an old answer serves while the directory is away." default:"24h"`
+}
+
+// Cache says how long answers of directories are remembered.
+type Cache struct {
+	For    time.Duration `mapstructure:"for" doc:"How long an answer serves without asking again." default:"10m"`
+	Misses time.Duration `mapstructure:"misses" doc:"How long an unknown name stays unknown." default:"30s"`
+	Stale  time.Duration `mapstructure:"stale" doc:"How long an old answer serves while the directory is away." default:"24h"`
 }
 
 // Attributes names LDAP attributes.

@@ -73,8 +73,8 @@ func TestFullFile(t *testing.T) {
 	if d.BindPassword.Reveal() != "s3cret" || d.Write.Password.Reveal() != "s3cret" {
 		t.Error("secrets were not read from their files")
 	}
-	if d.CacheFor != time.Minute || c.Shutdown != time.Minute || c.Limits.Message != 100<<20 {
-		t.Errorf("values: %v %v %v", d.CacheFor, c.Shutdown, c.Limits.Message)
+	if c.Cache.For != 10*time.Minute || c.Shutdown != time.Minute || c.Limits.Message != 100<<20 {
+		t.Errorf("values: %v %v %v", c.Cache.For, c.Shutdown, c.Limits.Message)
 	}
 	if got := c.TLS.Certificates[0].Cert; got != filepath.Join("testdata", "mail.pem") {
 		t.Errorf("certificate: %s", got)

@@ -213,7 +213,7 @@ func checkLDAP(d *Directory, key string, r *report) {
 	if d.Base == "" {
 		r.add(key+".base", "is required for type ldap")
 	}
-	if !strings.Contains(d.Filter, "{user}") {
+	if !strings.Contains(d.Filter, "{user}") && !strings.Contains(d.Filter, "{local}") {
 		r.add(key+".filter", "must contain {user}, which stands for the name that is looked for")
 	}
 	if d.Timeout < 10*time.Millisecond {

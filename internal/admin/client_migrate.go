@@ -1,0 +1,91 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"mailferry/backend"
+)
+
+// MigrationClient is the part of a Client that moves users.
+type MigrationClient struct{ c *Client }
+
+// Migrations is the part that moves users.
+func (c *Client) Migrations() *MigrationClient { return &MigrationClient{c} }
+
+func orLatest(id string) string {
+	if id == "" {
+		return latest
+	}
+	return id
+}
+
+// Start implements Migrations.
+func (m *MigrationClient) Start(ctx context.Context, r MoveRequest) (b Batch, err error) {
+	return b, m.c.do(ctx, http.MethodPost, "/v1/migrations", r, &b)
+}
+
+// Batches implements Migrations.
+func (m *MigrationClient) Batches(ctx context.Context) ([]Batch, error) {
+	return get[[]Batch](ctx, m.c, "/v1/migrations")
+}
+
+// Batch implements Migrations.
+func (m *MigrationClient) Batch(ctx context.Context, id string) (Batch, error) {
+	return get[Batch](ctx, m.c, "/v1/migrations/%s", orLatest(id))
+}
+
+// Watch implements Migrations. A stream that ends before the batch is done is
+// KindUnavailable: the node has stopped.
+func (m *MigrationClient) Watch(ctx context.Context, id string, fn func(Batch) error) error {
+	resp, err := m.c.send(ctx, http.MethodGet, escaped("/v1/migrations/%s/watch", []string{orLatest(id)}), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var last Batch
+	for d := json.NewDecoder(resp.Body); ; {
+		var b Batch
+		err := d.Decode(&b)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, io.EOF) && last.Done:
+			return nil
+		case err != nil:
+			err = backend.Errorf(backend.KindUnavailable, "", "the node stopped while it was watched: %w", err)
+			return WithHint(err, "the batch goes on when the node runs again; see: mailferry migrate status")
+		}
+		last = b
+		if err := fn(b); err != nil {
+			return err
+		}
+	}
+}
+
+// Report implements Migrations.
+func (m *MigrationClient) Report(ctx context.Context, user string) ([]byte, error) {
+	return get[json.RawMessage](ctx, m.c, "/v1/moves/%s/report", user)
+}
+
+// Pause implements Migrations.
+func (m *MigrationClient) Pause(ctx context.Context, id string) error {
+	return m.post(ctx, id, "pause")
+}
+
+// Resume implements Migrations.
+func (m *MigrationClient) Resume(ctx context.Context, id string) error {
+	return m.post(ctx, id, "resume")
+}
+
+// Retry implements Migrations.
+func (m *MigrationClient) Retry(ctx context.Context, id string) error {
+	return m.post(ctx, id, "retry")
+}
+
+func (m *MigrationClient) post(ctx context.Context, id, what string) error {
+	return m.c.do(ctx, http.MethodPost, escaped("/v1/migrations/%s/"+what, []string{orLatest(id)}), nil, nil)
+}

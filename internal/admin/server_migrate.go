@@ -1,0 +1,75 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+func (s *Service) migrationRequests(handle register) {
+	moves := func(fn func(Migrations, *http.Request) (any, error)) func(*http.Request) (any, error) {
+		return func(r *http.Request) (any, error) {
+			if s.Migrations == nil {
+				return nil, missing("migrate")
+			}
+			return fn(s.Migrations, r)
+		}
+	}
+	handle("GET /v1/migrations", moves(func(m Migrations, r *http.Request) (any, error) { return list(m.Batches(r.Context())) }))
+	handle("POST /v1/migrations", moves(func(m Migrations, r *http.Request) (any, error) {
+		request, err := body[MoveRequest](r)
+		if err != nil {
+			return nil, err
+		}
+		return m.Start(r.Context(), request)
+	}))
+	handle("GET /v1/migrations/{id}", moves(func(m Migrations, r *http.Request) (any, error) {
+		return m.Batch(r.Context(), batchID(r))
+	}))
+	handle("GET /v1/moves/{user}/report", moves(func(m Migrations, r *http.Request) (any, error) {
+		text, err := m.Report(r.Context(), r.PathValue("user"))
+		return json.RawMessage(text), err
+	}))
+	handle("POST /v1/migrations/{id}/pause", moves(func(m Migrations, r *http.Request) (any, error) {
+		return nil, m.Pause(r.Context(), batchID(r))
+	}))
+	handle("POST /v1/migrations/{id}/resume", moves(func(m Migrations, r *http.Request) (any, error) {
+		return nil, m.Resume(r.Context(), batchID(r))
+	}))
+	handle("POST /v1/migrations/{id}/retry", moves(func(m Migrations, r *http.Request) (any, error) {
+		return nil, m.Retry(r.Context(), batchID(r))
+	}))
+}
+
+// latest names the batch that was started last.
+const latest = "latest"
+
+func batchID(r *http.Request) string {
+	if id := r.PathValue("id"); id != latest {
+		return id
+	}
+	return ""
+}
+
+// watch streams a batch as JSON lines until it is done or the client goes.
+func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
+	if s.Migrations == nil {
+		writeError(w, missing("migrate"))
+		return
+	}
+	begun := false
+	flush := http.NewResponseController(w)
+	encoder := json.NewEncoder(w)
+	err := s.Migrations.Watch(r.Context(), batchID(r), func(b Batch) error {
+		if !begun {
+			w.Header().Set("Content-Type", "application/jsonl")
+			begun = true
+		}
+		if err := encoder.Encode(b); err != nil {
+			return err
+		}
+		return flush.Flush()
+	})
+	if err != nil && !begun {
+		writeError(w, err)
+	}
+}

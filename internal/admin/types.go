@@ -1,0 +1,158 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"mailferry/backend"
+)
+
+// User is an entry of our own table.
+type User struct {
+	Name     string   `json:"name"`
+	Admin    bool     `json:"admin"`
+	Disabled bool     `json:"disabled"`
+	Password bool     `json:"password"` // has one here
+	State    string   `json:"state"`    // active, importing, creating, deleting
+	Aliases  []string `json:"aliases,omitempty"`
+}
+
+// NewUser is a user to add.
+type NewUser struct {
+	Name     string   `json:"name"`
+	Password string   `json:"password,omitempty"` // empty: no login with a password of ours
+	Admin    bool     `json:"admin,omitempty"`
+	Aliases  []string `json:"aliases,omitempty"`
+}
+
+// Session is a client's connection to this node's proxy.
+type Session struct {
+	ID       string    `json:"id"`
+	Protocol string    `json:"protocol"`
+	User     string    `json:"user,omitempty"` // empty before login
+	Client   string    `json:"client"`
+	Store    string    `json:"store,omitempty"`
+	State    string    `json:"state"`
+	Since    time.Time `json:"since"`
+}
+
+// Explanation is how a name becomes a route, step by step.
+type Explanation struct {
+	Name  string `json:"name"`
+	Steps []Step `json:"steps"`
+	// Route is the result in one line, empty when there is none.
+	Route string `json:"route,omitempty"`
+	// Error says why there is no route.
+	Error string `json:"error,omitempty"`
+}
+
+// Step is one question and its answer.
+type Step struct {
+	Asked    string `json:"asked"`
+	Answered string `json:"answered"`
+}
+
+// Health is what /healthz and the commands show of a node.
+type Health struct {
+	Node    string            `json:"node"`
+	Version string            `json:"version"`
+	Since   time.Time         `json:"since"`
+	Roles   []string          `json:"roles"`
+	Listen  map[string]string `json:"listen"`
+	// Problems are empty on a healthy node.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Users manages our own table. Errors carry kinds.
+type Users interface {
+	AddUser(ctx context.Context, u NewUser) (User, error)
+	User(ctx context.Context, name string) (User, error)
+	ListUsers(ctx context.Context) ([]User, error)
+	SetPassword(ctx context.Context, name string, password backend.Secret) error
+	SetDisabled(ctx context.Context, name string, disabled bool) error
+	DeleteUser(ctx context.Context, name string) error
+}
+
+// Sessions shows and ends the connections of the proxy.
+type Sessions interface {
+	Sessions(ctx context.Context) ([]Session, error)
+	// Kick ends the sessions of a user at a safe moment and says how many.
+	Kick(ctx context.Context, user string) (int, error)
+}
+
+// Routes tells how users are routed.
+type Routes interface {
+	Explain(ctx context.Context, name string) (Explanation, error)
+	Placements(ctx context.Context) ([]backend.Placement, error)
+}
+
+// Migrations moves users.
+type Migrations interface {
+	// Start begins a batch and returns as soon as it is written down.
+	Start(ctx context.Context, r MoveRequest) (Batch, error)
+	Batches(ctx context.Context) ([]Batch, error)
+	// Batch shows one with its moves; an empty id is the latest.
+	Batch(ctx context.Context, id string) (Batch, error)
+	// Watch calls fn with the batch, then after each change, until it is done
+	// or ctx ends or fn fails.
+	Watch(ctx context.Context, id string, fn func(Batch) error) error
+	// Report is the latest certificate of a user's move, as JSON.
+	Report(ctx context.Context, user string) ([]byte, error)
+	Pause(ctx context.Context, id string) error
+	Resume(ctx context.Context, id string) error
+	// Retry begins the failed moves of a batch anew.
+	Retry(ctx context.Context, id string) error
+}
+
+// MoveRequest says who is to move, and where.
+type MoveRequest struct {
+	Users []string `json:"users,omitempty"`
+	// Where selects users in the directory's own language.
+	Where    string `json:"where,omitempty"`
+	From     string `json:"from,omitempty"` // empty: each user's present store
+	To       string `json:"to"`
+	Parallel int    `json:"parallel,omitempty"`
+	Dry      bool   `json:"dry,omitempty"`
+	CopyOnly bool   `json:"copy_only,omitempty"`
+}
+
+// Batch is a set of moves that were started together.
+type Batch struct {
+	ID      string    `json:"id"`
+	From    string    `json:"from,omitempty"`
+	To      string    `json:"to"`
+	Started time.Time `json:"started"`
+	Paused  bool      `json:"paused"`
+	Done    bool      `json:"done"` // nothing is left to do, failed moves included
+	Moves   []Move    `json:"moves,omitempty"`
+}
+
+// Count is the number of moves in a state.
+func (b *Batch) Count(state string) int {
+	n := 0
+	for i := range b.Moves {
+		if b.Moves[i].State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// Failed is the number of moves that ended without success.
+func (b *Batch) Failed() int { return b.Count("failed") }
+
+// Move is one user's way.
+type Move struct {
+	User         string        `json:"user"`
+	From         string        `json:"from"`
+	To           string        `json:"to"`
+	State        string        `json:"state"`
+	Mailboxes    int           `json:"mailboxes"`
+	Messages     int64         `json:"messages"` // at the source, as far as known
+	MessagesDone int64         `json:"messages_done"`
+	Bytes        int64         `json:"bytes"`
+	BytesDone    int64         `json:"bytes_done"`
+	Hold         time.Duration `json:"hold,omitempty"` // how long the last hold took
+	Error        string        `json:"error,omitempty"`
+	Updated      time.Time     `json:"updated"`
+}
