@@ -25,7 +25,7 @@ type Config struct {
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
 	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
 	Directories []Directory   `mapstructure:"directories" doc:"Where users come from. Asked in order; the first one that knows the user answers. One that cannot tell ends the search with a temporary failure. Default: our own table alone."`
-	Cache       Cache         `mapstructure:"cache" doc:"How long answers of directories are remembered."
+	Cache       Cache         `mapstructure:"cache" doc:"How long answers of directories are remembered."`
 	Stores      []Store       `mapstructure:"stores" doc:"Where mail is kept. Default: our own store alone, under the name home."`
 	MoveGroups  []MoveGroup   `mapstructure:"move_groups" doc:"Stores between which users may move. Clients of a group see only the capabilities that all its stores share."`
 	Migrate     Migrate       `mapstructure:"migrate" doc:"How users are moved."`
@@ -106,7 +106,7 @@ type Directory struct {
 	BindPassword Secret        `mapstructure:"bind_password" doc:"ldap: the searcher's password."`
 	Base         string        `mapstructure:"base" doc:"ldap: where the search begins."`
 	Filter       string        `mapstructure:"filter" doc:"ldap: the filter that finds one user; {user} stands for the escaped login name or address, {local} and {domain} for its parts."`
-	ListFilter   string        `mapstructure:"list_filter" doc:"ldap: the filter that finds all users. Default: the one above with * for the name."
+	ListFilter   string        `mapstructure:"list_filter" doc:"ldap: the filter that finds all users. Default: the one above with * for the name."`
 	Attributes   Attributes    `mapstructure:"attributes" doc:"ldap: where in an entry things are."`
 	Write        *Write        `mapstructure:"write" doc:"ldap: who rewrites a user's store at a flip. Without it the placement alone routes moved users."`
 	Path         string        `mapstructure:"path" doc:"file: one user a line, as written in docs/operations.md; read again when it changes."`
