@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"mailferry/cluster/engine"
+)
+
+// fault remembers the first disk fault (or bug) of a node and tells everybody
+// who waits. After it nothing is acknowledged any more.
+type fault struct {
+	once sync.Once
+	err  atomic.Pointer[error]
+	c    chan struct{}
+}
+
+func newFault() *fault { return &fault{c: make(chan struct{})} }
+
+// set records err unless there is one already.
+func (f *fault) set(err error) {
+	f.once.Do(func() {
+		f.err.Store(&err)
+		close(f.c)
+	})
+}
+
+// get returns nil while all is well, else an error that is engine.ErrStopped.
+func (f *fault) get() error {
+	if p := f.err.Load(); p != nil {
+		return fmt.Errorf("%w: %w", engine.ErrStopped, *p)
+	}
+	return nil
+}
+
+// pebbleLogger turns Pebble's fatal errors into a fault. Pebble expects Fatalf
+// not to return; what that means depends on whose goroutine calls it.
+type pebbleLogger struct {
+	log     *slog.Logger
+	fault   *fault
+	opening atomic.Bool
+}
+
+func (l *pebbleLogger) Infof(string, ...any) {}
+
+func (l *pebbleLogger) Errorf(format string, args ...any) {
+	l.log.Warn("pebble: " + fmt.Sprintf(format, args...))
+}
+
+func (l *pebbleLogger) Fatalf(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	l.fault.set(err)
+	switch {
+	case l.opening.Load():
+		panic(err) // recovered by openPebble
+	case strings.HasPrefix(format, "pebble: fatal commit error"):
+		// Our own goroutine: it looks at the fault before it believes in the
+		// commit, so it may continue.
+	default:
+		runtime.Goexit() // one of Pebble's goroutines
+	}
+}
+
+// openPebble opens a database. Faults in its background work end in f.
+func openPebble(dir string, fs vfs.FS, cache *pebble.Cache, f *fault, log *slog.Logger, tune func(*pebble.Options)) (db *pebble.DB, err error) {
+	logger := &pebbleLogger{log: log, fault: f}
+	opts := &pebble.Options{
+		FS:                 fs,
+		Cache:              cache,
+		Logger:             logger,
+		FormatMajorVersion: pebble.FormatValueSeparation,
+		MaxOpenFiles:       1000,
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) {
+				if !errors.Is(err, pebble.ErrCancelledCompaction) {
+					f.set(fmt.Errorf("background work in %s: %w", dir, err))
+				}
+			},
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				f.set(fmt.Errorf("corruption in %s: %s", dir, info))
+			},
+		},
+	}
+	tune(opts)
+	logger.opening.Store(true)
+	defer logger.opening.Store(false)
+	defer func() {
+		if p := recover(); p != nil {
+			db, err = nil, fmt.Errorf("cluster: open %s: %v", dir, p)
+		}
+	}()
+	db, err = pebble.Open(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: open %s: %w", dir, err)
+	}
+	return db, nil
+}
+
+// tuneLog suits a log: written once, read hardly ever, deleted soon. A large
+// memtable lets most entries die before they are flushed.
+func tuneLog(checkpointBytes int64) func(*pebble.Options) {
+	return func(o *pebble.Options) {
+		o.MemTableSize = uint64(min(256<<20, max(8<<20, 2*checkpointBytes)))
+		o.MemTableStopWritesThreshold = 4
+		o.L0CompactionThreshold = 8
+		o.L0StopWritesThreshold = 1000
+		o.Levels[0].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+		o.WALBytesPerSync = 0
+	}
+}
+
+// tuneState suits the applied state. It has no write-ahead log of its own: the
+// Raft log is one.
+func tuneState(o *pebble.Options) {
+	o.DisableWAL = true
+	o.MemTableSize = 64 << 20
+	o.MemTableStopWritesThreshold = 4
+	o.L0CompactionThreshold = 4
+	o.L0StopWritesThreshold = 1000
+	o.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
+}

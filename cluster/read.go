@@ -1,0 +1,119 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.etcd.io/raft/v3"
+
+	"mailferry/cluster/engine"
+)
+
+// linearize returns when the state visible here holds every command that was
+// acknowledged anywhere before the call.
+func (g *group) linearize(ctx context.Context) error {
+	if err := g.node.fault.get(); err != nil {
+		return err
+	}
+	if g.single() && g.serving.Load() {
+		return nil // what was acknowledged was applied here
+	}
+	r := &read{g: g, done: make(chan error, 1)}
+	if !g.node.inbox.read(r) {
+		return engine.ErrStopped
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", engine.ErrNotLeader, ctx.Err())
+	}
+}
+
+// askReads starts a round of ReadIndex for the reads that wait, unless one is
+// under way: those that came after its start need the next one.
+func (g *group) askReads() {
+	if len(g.reads) == 0 || len(g.asked) > 0 {
+		return
+	}
+	if g.leader.Load() == 0 {
+		g.failReads(engine.ErrNotLeader)
+		return
+	}
+	g.asked, g.reads = g.reads, nil
+	g.askedID++
+	g.askedTick = g.node.ticks
+	g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, g.askedID))
+}
+
+func (g *group) confirmReads(states []raft.ReadState) {
+	for _, s := range states {
+		if len(s.RequestCtx) != 8 || binary.BigEndian.Uint64(s.RequestCtx) != g.askedID || len(g.asked) == 0 {
+			continue
+		}
+		g.confirmed = append(g.confirmed, confirmedReads{s.Index, g.asked})
+		g.asked = nil
+	}
+	g.releaseReads()
+	g.askReads()
+}
+
+// releaseReads ends the confirmed reads whose index is applied.
+func (g *group) releaseReads() {
+	applied := g.applied.Load()
+	kept := g.confirmed[:0]
+	for _, c := range g.confirmed {
+		if c.index > applied {
+			kept = append(kept, c)
+			continue
+		}
+		for _, r := range c.reads {
+			r.done <- nil
+		}
+	}
+	clear(g.confirmed[len(kept):])
+	g.confirmed = kept
+}
+
+// failReads ends the reads that are not confirmed yet.
+func (g *group) failReads(err error) {
+	for _, r := range g.asked {
+		r.done <- err
+	}
+	for _, r := range g.reads {
+		r.done <- err
+	}
+	g.asked, g.reads = nil, nil
+	g.askedID++
+}
+
+// view implements engine.View.
+type view struct {
+	keyspace
+	n    *Node
+	snap *pebble.Snapshot
+}
+
+func (g *group) newView(ctx context.Context) (engine.View, error) {
+	if err := g.linearize(ctx); err != nil {
+		return nil, err
+	}
+	if !g.node.users.enter() {
+		return nil, engine.ErrStopped
+	}
+	snap := g.node.state.NewSnapshot()
+	return &view{keyspace: keyspace{db: snap, shard: g.id}, n: g.node, snap: snap}, nil
+}
+
+// Close implements engine.View.
+func (v *view) Close() error {
+	if v.snap == nil {
+		return nil
+	}
+	err := v.snap.Close()
+	v.snap = nil
+	v.n.users.leave()
+	return err
+}
