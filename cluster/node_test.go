@@ -1,77 +1,138 @@
 package cluster_test
 
 import (
-	"io"
-	"strings"
+	"context"
+	"log/slog"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailferry/cluster"
 	"mailferry/cluster/engine"
 	"mailferry/cluster/engine/enginetest"
 )
 
-func TestSingleVoter(t *testing.T) {
-	ctx := t.Context()
-	dir := t.TempDir()
-	open := func() *cluster.Node {
-		n, err := cluster.Open(cluster.Options{NodeID: 1, Dir: dir, Shards: 3, Machine: enginetest.Machine{}})
+// testCluster is some nodes in one process.
+type testCluster struct {
+	t     testing.TB
+	net   *cluster.Loopback
+	opts  []cluster.Options
+	nodes []*cluster.Node
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced when a leader changes
+}
+
+func newCluster(t testing.TB, voters int, tune func(*cluster.Options)) *testCluster {
+	c := &testCluster{t: t, net: cluster.NewLoopback(), changed: make(chan struct{})}
+	var ids []uint64
+	for i := range voters {
+		ids = append(ids, uint64(i+1))
+	}
+	for _, id := range ids {
+		o := cluster.Options{
+			NodeID: id, Voters: ids, Dir: "node", FS: vfs.NewMem(), Shards: 3, Machine: enginetest.Machine{},
+			Transport: c.net, Tick: 10 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			Metrics: cluster.Metrics{Leader: func(engine.ShardID, bool) { c.notify() }},
+		}
+		if tune != nil {
+			tune(&o)
+		}
+		c.opts = append(c.opts, o)
+	}
+	c.open()
+	t.Cleanup(c.close)
+	return c
+}
+
+func (c *testCluster) notify() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *testCluster) open() {
+	for _, o := range c.opts {
+		n, err := cluster.Open(o)
 		if err != nil {
-			t.Fatal(err)
+			c.t.Fatal(err)
 		}
-		return n
+		c.nodes = append(c.nodes, n)
+		c.net.Attach(n)
 	}
-	n := open()
-	s, err := n.Shard(2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := s.NewBody(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(w, strings.Repeat("hello ", 1000)); err != nil {
-		t.Fatal(err)
-	}
-	b, err := w.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Propose(ctx, enginetest.Command(enginetest.Op{Do: "file", Key: "m"}), b); err != nil {
-		t.Fatal(err)
-	}
-	check := func(s engine.Shard) {
-		t.Helper()
-		v, err := s.View(ctx)
-		if err != nil {
-			t.Fatal(err)
+}
+
+func (c *testCluster) close() {
+	for _, n := range c.nodes {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		if err := n.Close(ctx); err != nil {
+			c.t.Errorf("close: %v", err)
 		}
-		defer v.Close()
-		x, err := v.Get([]byte("m"))
-		if err != nil {
-			t.Fatal(err)
+		cancel()
+	}
+	c.nodes = nil
+}
+
+// lead waits for a leader that can serve the shard.
+func (c *testCluster) lead(ctx context.Context, id engine.ShardID) engine.Shard {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		c.mu.Unlock()
+		for _, n := range c.nodes {
+			s, err := n.Shard(id)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if !s.Leader() {
+				continue
+			}
+			if v, err := s.View(ctx); err == nil {
+				_ = v.Close()
+				return s
+			}
 		}
-		r, err := s.OpenBody(enginetest.FiledBody(x))
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(r)
-		if err != nil || string(got) != strings.Repeat("hello ", 1000) {
-			t.Fatalf("body: %d octets, %v", len(got), err)
-		}
-		if err := r.Close(); err != nil {
-			t.Fatal(err)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			c.t.Fatalf("shard %d has no leader", id)
 		}
 	}
-	check(s)
-	if err := n.Close(ctx); err != nil {
-		t.Fatal(err)
+}
+
+func (c *testCluster) engines() []engine.Engine {
+	var all []engine.Engine
+	for _, n := range c.nodes {
+		all = append(all, n)
 	}
-	n = open()
-	if s, err = n.Shard(2); err != nil {
-		t.Fatal(err)
+	return all
+}
+
+func (c *testCluster) harness() *enginetest.Harness {
+	return &enginetest.Harness{
+		Engines: c.engines,
+		Lead:    c.lead,
+		Restart: func() { c.close(); c.open() },
+		Stop:    c.close,
 	}
-	check(s)
-	if err := n.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("OneVoter", func(t *testing.T) {
+		enginetest.Run(t, func(t *testing.T) *enginetest.Harness { return newCluster(t, 1, nil).harness() })
+	})
+	t.Run("ThreeVoters", func(t *testing.T) {
+		enginetest.Run(t, func(t *testing.T) *enginetest.Harness { return newCluster(t, 3, nil).harness() })
+	})
+	t.Run("RealDisk", func(t *testing.T) {
+		enginetest.Run(t, func(t *testing.T) *enginetest.Harness {
+			return newCluster(t, 1, func(o *cluster.Options) { o.FS, o.Dir = vfs.Default, t.TempDir() }).harness()
+		})
+	})
 }
