@@ -119,3 +119,6 @@ func foldedKey(prefix byte, name string) []byte { return append([]byte{prefix}, 
 func shardKey(shard uint32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{prefixShardUsers}, shard)
 }
+
+// present is the value of a key that says all.
+var present = []byte{1}

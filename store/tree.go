@@ -39,10 +39,10 @@ func applyAccountCreate(tx engine.Tx, d *decoder) ([]byte, error) {
 	}
 	m := &mutation{tx: tx, user: user, account: &accountRecord{State: accountActive}, opened: true}
 	m.account.Inbox = m.create(backend.Inbox, nil, m.nextUIDValidity(now)).id
-	tx.Set(nameKey(prefixSubscribe, user, backend.Inbox), nil)
+	tx.Set(nameKey(prefixSubscribe, user, backend.Inbox), present)
 	for _, b := range defaultMailboxes {
 		m.create(b.name, []imap.MailboxAttr{b.use}, m.nextUIDValidity(now))
-		tx.Set(nameKey(prefixSubscribe, user, b.name), nil)
+		tx.Set(nameKey(prefixSubscribe, user, b.name), present)
 	}
 	m.commit()
 	return nil, nil
@@ -178,7 +178,7 @@ func (m *mutation) drop(b *box) (more bool) {
 	m.leaveName(b)
 	m.tx.Delete(mailboxKey(prefixMailbox, m.user, b.id))
 	m.tx.Publish(mailboxTopic(m.user, b.id))
-	m.tx.Set(mailboxKey(prefixDoomed, m.user, b.id), nil)
+	m.tx.Set(mailboxKey(prefixDoomed, m.user, b.id), present)
 	_, more = purgeBox(m.tx, m.user, b.id, stepMessages)
 	return more
 }
@@ -280,7 +280,7 @@ func applyAccountRemove(tx engine.Tx, d *decoder) ([]byte, error) {
 		return true
 	})
 	for _, id := range ids {
-		tx.Set(mailboxKey(prefixDoomed, user, id), nil)
+		tx.Set(mailboxKey(prefixDoomed, user, id), present)
 		tx.Publish(mailboxTopic(user, id))
 	}
 	for _, prefix := range []byte{prefixMailbox, prefixName, prefixGrave, prefixSubscribe} {
@@ -302,7 +302,7 @@ func applySubscribe(tx engine.Tx, d *decoder) ([]byte, error) {
 		return nil, err
 	}
 	if on {
-		tx.Set(nameKey(prefixSubscribe, user, name), nil)
+		tx.Set(nameKey(prefixSubscribe, user, name), present)
 	} else {
 		tx.Delete(nameKey(prefixSubscribe, user, name))
 	}
