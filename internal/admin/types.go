@@ -138,6 +138,17 @@ func (b *Batch) Count(state string) int {
 	return n
 }
 
+// Moved is the number of moves that ended well.
+func (b *Batch) Moved() int {
+	n := 0
+	for i := range b.Moves {
+		if b.Moves[i].Ended() && b.Moves[i].State != "failed" {
+			n++
+		}
+	}
+	return n
+}
+
 // Failed is the number of moves that ended without success.
 func (b *Batch) Failed() int { return b.Count("failed") }
 
@@ -155,4 +166,13 @@ type Move struct {
 	Hold         time.Duration `json:"hold,omitempty"` // how long the last hold took
 	Error        string        `json:"error,omitempty"`
 	Updated      time.Time     `json:"updated"`
+}
+
+// Ended reports whether nothing is left to do for the user.
+func (m *Move) Ended() bool {
+	switch m.State {
+	case "failed", "final", "soaking", "flipped", "copied", "checked", "rolledback":
+		return true
+	}
+	return false
 }

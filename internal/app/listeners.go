@@ -63,18 +63,13 @@ func (ls listeners) addr(name string) string {
 }
 
 // summary lists what is bound, for the log.
-func (ls listeners) summary() []any {
-	var attrs []any
+func (ls listeners) summary() []string {
+	var bound []string
 	for name, list := range ls {
 		for _, l := range list {
-			attrs = append(attrs, name+"="+l.Addr().String())
+			bound = append(bound, name+"="+l.Addr().String())
 		}
 	}
-	slices.SortFunc(attrs, func(a, b any) int {
-		if a.(string) < b.(string) {
-			return -1
-		}
-		return 1
-	})
-	return attrs
+	slices.Sort(bound)
+	return bound
 }

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"mailferry/internal/admin"
+	"mailferry/internal/config"
+)
+
+// cli is what all commands share.
+type cli struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+
+	// flags of every command
+	data, file string
+	json       bool
+
+	// started: arguments and flags were right; errors before are usage errors.
+	started bool
+}
+
+const rootHelp = `mailferry is an IMAP and LMTP proxy, a mailstore and the engine that moves
+mailboxes between stores while their owners are logged in.
+
+Start with "mailferry serve": without a configuration it is a whole mail system
+on loopback, and prints how to connect. The other commands talk to the running
+node through the socket in its data directory: name it with --data or --config
+where it is not ./mailferry-data.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done in part.`
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "mailferry", Short: "Move mailboxes while their owners are logged in", Long: rootHelp,
+		SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRun: func(*cobra.Command, []string) { c.started = true },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return cmd.Help()
+		},
+		Args: cobra.NoArgs,
+	}
+	root.PersistentFlags().StringVar(&c.data, "data", "", "data `directory` of the node (default mailferry-data)")
+	root.PersistentFlags().StringVar(&c.file, "config", "", "configuration `file` of the node")
+	root.PersistentFlags().BoolVar(&c.json, "json", false, "print listings as JSON")
+	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.whoCommand(),
+		c.kickCommand(), c.explainCommand(), c.placementsCommand(), c.healthCommand(), c.versionCommand())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetOut(c.stdout)
+	root.SetErr(c.stderr)
+	return root
+}
+
+// execute runs one command line and returns the exit code.
+func (c *cli) execute(ctx context.Context, args []string) int {
+	root := c.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !c.started {
+		err = usageError{admin.WithHint(err, "see: "+cmd.CommandPath()+" --help")}
+	}
+	if err != nil {
+		c.report(err)
+	}
+	return exitCode(err)
+}
+
+// load reads the configuration that --config and --data name.
+func (c *cli) load(ports int) (*config.Config, error) {
+	return config.Load(config.Options{File: c.file, Data: c.data, Ports: ports})
+}
+
+// client is for the node that --config and --data name.
+func (c *cli) client() (*admin.Client, error) {
+	conf, err := c.load(0)
+	if err != nil {
+		return nil, err
+	}
+	return admin.NewClient(conf.Data), nil
+}
+
+// ask runs a command that is a client of the node.
+func (c *cli) ask(fn func(ctx context.Context, node *admin.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		node, err := c.client()
+		if err != nil {
+			return err
+		}
+		defer node.Close()
+		return fn(cmd.Context(), node, args)
+	}
+}
+
+// interactive reports whether a person reads what is printed.
+func (c *cli) interactive() bool {
+	f, ok := c.stdout.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,199 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"mailferry/backend"
+	"mailferry/backend/directory"
+	"mailferry/internal/config"
+)
+
+// directories is the chain of directories in use. A reload puts another one in
+// its place; calls that run end on the one they began with.
+type directories struct {
+	mu      sync.Mutex
+	current *generation // guarded by mu
+}
+
+// generation is one configuration's chain.
+type generation struct {
+	chain  *directory.Chain
+	owned  []io.Closer // drivers with connections
+	inside sync.WaitGroup
+}
+
+var (
+	_ backend.Directory   = (*directories)(nil)
+	_ backend.RouteWriter = (*directories)(nil)
+	_ backend.UserLister  = (*directories)(nil)
+)
+
+// exchange puts a new chain in place and closes the old one when its last call
+// has ended; these are bounded to seconds.
+func (d *directories) exchange(g *generation) error {
+	d.mu.Lock()
+	old := d.current
+	d.current = g
+	d.mu.Unlock()
+	if old == nil {
+		return nil
+	}
+	old.inside.Wait()
+	return old.close()
+}
+
+func (g *generation) close() error {
+	err := g.chain.Close()
+	for _, c := range g.owned {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+// enter returns the chain in use; call leave when done with it.
+func (d *directories) enter() (c *directory.Chain, leave func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	g := d.current
+	g.inside.Add(1)
+	return g.chain, g.inside.Done
+}
+
+// Name implements backend.Directory.
+func (d *directories) Name() string { return "directories" }
+
+// Lookup implements backend.Directory.
+func (d *directories) Lookup(ctx context.Context, name string) (backend.Entry, error) {
+	c, leave := d.enter()
+	defer leave()
+	return c.Lookup(ctx, name)
+}
+
+// Authenticate implements backend.Directory.
+func (d *directories) Authenticate(ctx context.Context, e backend.Entry, p backend.Secret) error {
+	c, leave := d.enter()
+	defer leave()
+	return c.Authenticate(ctx, e, p)
+}
+
+// AuthenticateNobody spends the time of a failing Authenticate.
+func (d *directories) AuthenticateNobody(ctx context.Context, p backend.Secret) {
+	c, leave := d.enter()
+	defer leave()
+	c.AuthenticateNobody(ctx, p)
+}
+
+// SetStore implements backend.RouteWriter.
+func (d *directories) SetStore(ctx context.Context, e backend.Entry, store string) error {
+	c, leave := d.enter()
+	defer leave()
+	return c.SetStore(ctx, e, store)
+}
+
+// Users implements backend.UserLister.
+func (d *directories) Users(ctx context.Context, filter string) iter.Seq2[backend.Entry, error] {
+	return func(yield func(backend.Entry, error) bool) {
+		c, leave := d.enter()
+		defer leave()
+		c.Users(ctx, filter)(yield)
+	}
+}
+
+// Invalidate forgets what is remembered of a name.
+func (d *directories) Invalidate(name string) {
+	c, leave := d.enter()
+	defer leave()
+	c.Invalidate(name)
+}
+
+// openDirectories makes the first generation.
+func (a *App) openDirectories(context.Context) error {
+	g, err := a.makeDirectories(a.conf)
+	if err != nil {
+		return err
+	}
+	a.dirs = &directories{}
+	a.life.onClose("directories", func() error {
+		a.dirs.mu.Lock()
+		defer a.dirs.mu.Unlock()
+		return a.dirs.current.close()
+	})
+	return a.dirs.exchange(g)
+}
+
+// makeDirectories builds the drivers and their chain; nothing is dialled.
+func (a *App) makeDirectories(c *config.Config) (_ *generation, err error) {
+	g := &generation{}
+	defer func() {
+		if err != nil {
+			for _, o := range g.owned {
+				err = errors.Join(err, o.Close())
+			}
+		}
+	}()
+	var list []backend.Directory
+	for i := range c.Directories {
+		d, err := a.makeDirectory(&c.Directories[i])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Directories[i].Name, err)
+		}
+		if owned, ok := d.(io.Closer); ok {
+			g.owned = append(g.owned, owned)
+		}
+		list = append(list, d)
+	}
+	g.chain, err = directory.NewChain(directory.ChainOptions{Directories: list, TTL: c.Cache.For, NegativeTTL: c.Cache.Misses,
+		StaleFor: c.Cache.Stale, Logger: a.log.With("part", "directory"), Registry: replacing{a.o.Registry}})
+	return g, err
+}
+
+func (a *App) makeDirectory(c *config.Directory) (backend.Directory, error) {
+	log := a.log.With("part", "directory")
+	switch c.Type {
+	case config.DirectoryLocal:
+		return directory.NewLocal(directory.LocalOptions{Name: c.Name, Users: a.users, Store: c.Store}), nil
+	case config.DirectoryFile:
+		return directory.NewFile(directory.FileOptions{Name: c.Name, Path: c.Path, DefaultStore: c.Store,
+			StoreChecks: c.Passwords == config.PasswordsPass, Write: c.Writable, Logger: log})
+	}
+	return makeLDAP(c, log)
+}
+
+func makeLDAP(c *config.Directory, log *slog.Logger) (backend.Directory, error) {
+	tlsConfig, err := clientTLS(c.CA, "")
+	if err != nil {
+		return nil, err
+	}
+	o := directory.LDAPOptions{Name: c.Name, Servers: c.Servers, StartTLS: c.StartTLS, TLSConfig: tlsConfig,
+		BindDN: c.BindDN, BindPassword: c.BindPassword, Base: c.Base, Filter: c.Filter, ListFilter: c.ListFilter,
+		Attributes: directory.LDAPAttributes{User: c.Attributes.User, Store: c.Attributes.Store,
+			Disabled: c.Attributes.Disabled, Recipients: c.Attributes.Recipients},
+		CheckPassword: c.Passwords == config.PasswordsBind, PoolSize: c.Connections, RequestTimeout: c.Timeout, Logger: log}
+	if c.Write != nil {
+		o.WriteDN, o.WritePassword = c.Write.BindDN, c.Write.Password
+	}
+	return directory.NewLDAP(o)
+}
+
+// replacing registers collectors in place of their like: a reload makes parts
+// anew whose metrics go on under the same names.
+type replacing struct{ *prometheus.Registry }
+
+// Register implements prometheus.Registerer.
+func (r replacing) Register(c prometheus.Collector) error {
+	err := r.Registry.Register(c)
+	var taken prometheus.AlreadyRegisteredError
+	if errors.As(err, &taken) {
+		r.Unregister(taken.ExistingCollector)
+		err = r.Registry.Register(c)
+	}
+	return err
+}

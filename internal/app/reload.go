@@ -1,0 +1,57 @@
+package app
+
+import (
+	"fmt"
+	"reflect"
+
+	"mailferry/internal/config"
+)
+
+// Reload reads the configuration again and takes over certificates,
+// directories and the log level. When anything is wrong, nothing changes. It
+// logs what it did.
+func (a *App) Reload() error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	next, err := a.o.Load()
+	if err == nil {
+		err = a.reload(next)
+	}
+	if err != nil {
+		a.log.Error("configuration is not reloaded, the old one stays", "error", err)
+		return err
+	}
+	a.log.Info("configuration is reloaded", "needs_restart", needRestart(a.conf, next))
+	return nil
+}
+
+func (a *App) reload(next *config.Config) error {
+	dirs, err := a.makeDirectories(next)
+	if err != nil {
+		return fmt.Errorf("directories: %w", err)
+	}
+	if err := a.certs.load(next.TLS.Certificates, a.path(dirTLS), a.o.Now()); err != nil {
+		return joinErrors(err, dirs.close())
+	}
+	setLevel(a.level, next.Log.Level)
+	if err := a.dirs.exchange(dirs); err != nil {
+		a.log.Warn("old directories", "error", err)
+	}
+	return nil
+}
+
+// needRestart names the settings that a reload leaves as they were.
+func needRestart(was, is *config.Config) []string {
+	var names []string
+	v, w := reflect.ValueOf(*was), reflect.ValueOf(*is)
+	for i := range v.NumField() {
+		switch name := v.Type().Field(i).Tag.Get("mapstructure"); name {
+		case "tls", "directories", "cache", "log":
+		default:
+			if !reflect.DeepEqual(v.Field(i).Interface(), w.Field(i).Interface()) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
