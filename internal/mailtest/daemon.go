@@ -108,6 +108,7 @@ type daemon struct {
 	argv []string
 	addr []string // where it must listen before start returns
 	out  string   // file that takes its output
+	logs []string // further files to show when the test fails
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -122,7 +123,9 @@ func (d *daemon) run(t testing.TB) {
 	d.out = filepath.Join(d.dir, d.name+".out")
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("%s said at the end:\n%s", d.name, tail(d.out, 4000))
+			for _, log := range append([]string{d.out}, d.logs...) {
+				t.Logf("the end of %s:\n%s", log, tail(log, 4000))
+			}
 		}
 		d.kill()
 		os.RemoveAll(d.dir)

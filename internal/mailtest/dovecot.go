@@ -73,13 +73,8 @@ func StartDovecot(t testing.TB, o DovecotOptions) *Dovecot {
 	write(t, passwdFile(o.Users), dir, "users")
 	d.conf = write(t, d.config(dir, o), dir, "dovecot.conf")
 	bin, _ := program("dovecot")
-	d.d = &daemon{name: "dovecot", dir: dir, argv: []string{bin, "-F", "-c", d.conf},
+	d.d = &daemon{name: "dovecot", dir: dir, logs: []string{d.log}, argv: []string{bin, "-F", "-c", d.conf},
 		addr: []string{d.IMAP, d.IMAPS, d.POP3, d.POP3S, d.LMTP, d.Sieve}}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("dovecot's log ends:\n%s", tail(d.log, 4000))
-		}
-	})
 	d.d.run(t)
 	return d
 }
