@@ -302,10 +302,7 @@ func (c *Client) unsolicited(r response) (lineState, error) {
 			c.selected.Exists--
 		}
 	case "VANISHED": // takes EXPUNGE's place once QRESYNC is enabled
-		earlier, set, err := c.vanished()
-		if n := countUIDs(set); c.selected != nil && !earlier && err == nil {
-			c.selected.Exists -= min(n, c.selected.Exists)
-		}
+		_, _, err := c.vanished()
 		return lineOpen, err
 	}
 	return lineOpen, nil

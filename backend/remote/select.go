@@ -116,7 +116,8 @@ func (c *Client) selectCode(sel *Selected, r response) {
 	}
 }
 
-// vanished reads `(EARLIER) set` (RFC 7162 3.2.10); sets of any length.
+// vanished reads `(EARLIER) set` (RFC 7162 3.2.10); sets of any length. Without
+// EARLIER the messages were there and count down Exists.
 func (c *Client) vanished() (earlier bool, set imap.UIDSet, err error) {
 	s := c.conn.scan
 	s.blanks()
@@ -131,6 +132,9 @@ func (c *Client) vanished() (earlier bool, set imap.UIDSet, err error) {
 	}
 	s.blanks()
 	set, err = s.uidSet()
+	if !earlier && c.selected != nil && err == nil {
+		c.selected.Exists -= min(countUIDs(set), c.selected.Exists)
+	}
 	return earlier, set, err
 }
 

@@ -1,0 +1,362 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// account brings one user's mail over and keeps it up to date. It is used by
+// one goroutine at a time; Progress may be read by others.
+type account struct {
+	// Set at start.
+	user     string
+	dial     func(context.Context) (*remote.Client, error)
+	importer backend.Importer
+	// holds go before copying: crowded asks for a pause, yield waits it out.
+	crowded  func() bool
+	yield    func(context.Context) error
+	progress *Progress
+	log      *slog.Logger
+
+	// Owned by the goroutine.
+	client    *remote.Client
+	imp       backend.Import
+	namespace backend.Namespace
+	flags     flagMapper
+	boxes     map[backend.MailboxName]*box
+	imported  map[backend.MailboxName]backend.ImportedMailbox // of earlier runs, until looked at
+	subs      []backend.MailboxName
+	subsKnown bool
+	planned   []Exception
+	streamed  uint64 // messages whose content hashes were compared
+}
+
+// box is what the target has of one mailbox.
+type box struct {
+	planned
+	imp         backend.MailboxImport // nil for a hollow one
+	validity    uint32
+	next        uint32
+	modseq      uint64 // 0: the mailbox has none
+	count       uint32
+	firstRecent uint32
+	sum         [32]byte // of the source's UIDs and flags
+	summed      bool     // sum belongs to the counters above
+	skipped     map[imap.UID]string
+	notes       map[string]Exception
+	compared    bool // equal on both sides at the last compare
+}
+
+// Progress counts what a move has done. Safe for concurrent use.
+type Progress struct {
+	Messages, MessagesDone atomic.Int64
+	Octets, OctetsDone     atomic.Int64
+}
+
+func newAccount(user string, dial func(context.Context) (*remote.Client, error), importer backend.Importer) *account {
+	return &account{
+		user: user, dial: dial, importer: importer, progress: &Progress{}, log: slog.New(slog.DiscardHandler),
+		crowded: func() bool { return false }, yield: func(context.Context) error { return nil }, boxes: make(map[backend.MailboxName]*box),
+	}
+}
+
+// close ends the connection; the next pass dials again.
+func (a *account) close() {
+	if a.client != nil {
+		_ = a.client.Logout()
+		a.client = nil
+	}
+}
+
+// connected gives the connection, dialling when there is none.
+func (a *account) connected(ctx context.Context) (*remote.Client, error) {
+	if a.client != nil {
+		return a.client, nil
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.client = c
+	return c, nil
+}
+
+// survey asks the source for its mailboxes. A connection that died while it was
+// idle costs one fresh dial.
+func (a *account) survey(ctx context.Context) (*plan, error) {
+	fresh := a.client == nil
+	for {
+		c, err := a.connected(ctx)
+		if err != nil {
+			return nil, err
+		}
+		acct, err := c.Survey(ctx)
+		if err == nil {
+			return makePlan(acct), nil
+		}
+		a.drop()
+		if fresh || ctx.Err() != nil || !retriable(err) {
+			return nil, fmt.Errorf("survey of %s: %w", a.user, err)
+		}
+		fresh = true
+	}
+}
+
+// drop closes a connection that failed.
+func (a *account) drop() {
+	if a.client != nil {
+		_ = a.client.Close()
+		a.client = nil
+	}
+}
+
+func retriable(err error) bool {
+	k := backend.KindOf(err)
+	return k == backend.KindTemporary || k == backend.KindUnavailable
+}
+
+// pass is what one pass over the account did.
+type pass struct {
+	Changed  int // mailboxes that differed
+	Copied   int // messages that came over
+	Vanished int
+	Flagged  int
+	Errors   []error // per mailbox; the others went on
+}
+
+func (p *pass) err() error {
+	if len(p.Errors) == 0 {
+		return nil
+	}
+	return p.Errors[0]
+}
+
+// sync makes the target equal to the source as of some moment during the call:
+// the first call copies, later ones follow.
+func (a *account) sync(ctx context.Context) (*pass, error) {
+	pl, err := a.survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.open(ctx, pl); err != nil {
+		return nil, err
+	}
+	a.planned = pl.exceptions
+	res := &pass{}
+	for _, p := range inboxFirst(pl.boxes) {
+		if err := a.syncBox(ctx, p, res); err != nil {
+			if ctx.Err() != nil {
+				return res, context.Cause(ctx)
+			}
+			res.Errors = append(res.Errors, fmt.Errorf("mailbox %q: %w", p.shown, err))
+			if a.client == nil && len(res.Errors) > 3 {
+				return res, res.err() // the store is gone, not a mailbox
+			}
+		}
+	}
+	if err := a.removeGone(ctx, pl, res); err != nil {
+		res.Errors = append(res.Errors, err)
+	}
+	return res, a.subscribe(ctx, pl)
+}
+
+// open begins the import at the first pass, and when the user's view of the
+// names changed.
+func (a *account) open(ctx context.Context, pl *plan) error {
+	if a.imp != nil && a.namespace == pl.namespace {
+		return nil
+	}
+	imp, err := a.importer.Import(ctx, a.user, backend.ImportOptions{Namespace: pl.namespace})
+	if err != nil {
+		return fmt.Errorf("import of %s: %w", a.user, err)
+	}
+	have, err := imp.Mailboxes(ctx)
+	if err != nil {
+		return fmt.Errorf("import of %s: %w", a.user, err)
+	}
+	a.imp, a.namespace = imp, pl.namespace
+	a.imported = make(map[backend.MailboxName]backend.ImportedMailbox, len(have))
+	for _, m := range have {
+		a.imported[m.Name] = m
+	}
+	return nil
+}
+
+// inboxFirst orders the mailboxes so that what a user misses first comes first.
+func inboxFirst(boxes []planned) []planned {
+	out := slices.Clone(boxes)
+	slices.SortStableFunc(out, func(x, y planned) int {
+		switch {
+		case x.name == y.name:
+			return 0
+		case x.name == backend.Inbox:
+			return -1
+		case y.name == backend.Inbox:
+			return 1
+		}
+		return 0
+	})
+	return out
+}
+
+// syncBox brings one mailbox up to date by the cheapest way that is safe.
+func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
+	b := a.boxes[p.name]
+	switch {
+	case p.hollow:
+		return a.syncHollow(ctx, p, res)
+	case b == nil || b.hollow || !slices.Equal(b.special, p.special):
+		b = &box{planned: p}
+		if old := a.boxes[p.name]; old != nil {
+			b.notes = old.notes
+		}
+	case b.unchanged(p):
+		b.planned = p
+		return nil
+	default:
+		b.planned = p
+	}
+	res.Changed++
+	c, err := a.connected(ctx)
+	if err != nil {
+		return err
+	}
+	b.summed, b.compared = false, false
+	err = a.follow(ctx, c, b, res)
+	if err != nil && (ctx.Err() != nil || brokenBy(err)) {
+		a.drop()
+	}
+	if err != nil {
+		return err
+	}
+	a.boxes[p.name] = b
+	return nil
+}
+
+// brokenBy reports errors after which a connection is not to be used again.
+func brokenBy(err error) bool {
+	k := backend.KindOf(err)
+	return k != backend.KindNotFound && k != backend.KindInvalid && k != backend.KindPermission
+}
+
+// unchanged reports whether the survey's status proves that nothing changed.
+// Without modseqs flags can change unseen.
+func (b *box) unchanged(p planned) bool {
+	s := p.status
+	return p.known && b.raw == p.raw && s.HighestModSeq != 0 && s.HighestModSeq == b.modseq && s.UIDValidity == b.validity &&
+		s.UIDNext == b.next && s.Messages == b.count+uint32(len(b.skipped))
+}
+
+func (a *account) syncHollow(ctx context.Context, p planned, res *pass) error {
+	if b := a.boxes[p.name]; b != nil && b.hollow {
+		return nil
+	}
+	_, err := a.imp.Open(ctx, backend.ImportMailbox{Name: p.name, SpecialUse: p.special, NoSelect: true})
+	if err != nil {
+		return err
+	}
+	res.Changed++
+	a.boxes[p.name] = &box{planned: p, summed: true}
+	return nil
+}
+
+// removeGone drops what the source no longer has. A mailbox with mail goes only
+// when a second connection does not list it either.
+func (a *account) removeGone(ctx context.Context, pl *plan, res *pass) error {
+	present := make(map[backend.MailboxName]bool, len(pl.boxes))
+	for _, p := range pl.boxes {
+		present[p.name] = true
+	}
+	var gone []backend.MailboxName
+	filled := false
+	for name, b := range a.boxes {
+		if !present[name] {
+			gone, filled = append(gone, name), filled || b.count > 0
+		}
+	}
+	for name, m := range a.imported {
+		if !present[name] && a.boxes[name] == nil {
+			gone, filled = append(gone, name), filled || m.Messages > 0
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if filled {
+		if err := a.confirmAbsent(ctx, present); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(gone, func(x, y backend.MailboxName) int { return strings.Compare(string(y), string(x)) })
+	for _, name := range gone { // descendants before their parents
+		if err := a.imp.Remove(ctx, name); err != nil && !backend.IsKind(err, backend.KindNotFound) {
+			return fmt.Errorf("remove %q: %w", name, err)
+		}
+		delete(a.boxes, name)
+		delete(a.imported, name)
+		res.Changed++
+	}
+	return nil
+}
+
+// confirmAbsent lists the account a second time, independently, and fails when
+// the answers differ.
+func (a *account) confirmAbsent(ctx context.Context, present map[backend.MailboxName]bool) error {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	acct, err := c.Survey(ctx)
+	if err != nil {
+		return err
+	}
+	again := makePlan(acct)
+	same := len(again.boxes) == len(present)
+	for _, p := range again.boxes {
+		same = same && present[p.name]
+	}
+	if !same {
+		return backend.Errorf(backend.KindTemporary, "The old store's list of mailboxes is not steady.",
+			"two listings of the mailboxes of %s differ: nothing removed", a.user)
+	}
+	return nil
+}
+
+func (a *account) subscribe(ctx context.Context, pl *plan) error {
+	if a.subsKnown && slices.Equal(a.subs, pl.subscriptions) {
+		return nil
+	}
+	if err := a.imp.Subscriptions(ctx, pl.subscriptions); err != nil {
+		return fmt.Errorf("subscriptions of %s: %w", a.user, err)
+	}
+	a.subs, a.subsKnown = pl.subscriptions, true
+	return nil
+}
+
+// note keeps an exception once.
+func (b *box) note(e Exception) {
+	if b.notes == nil {
+		b.notes = make(map[string]Exception)
+	}
+	if len(b.notes) < 10000 {
+		b.notes[fmt.Sprint(e.UID, e.What)] = e
+	}
+}
+
+// skip marks a message that cannot be carried over.
+func (b *box) skip(uid imap.UID, why string) {
+	if b.skipped == nil {
+		b.skipped = make(map[imap.UID]string)
+	}
+	b.skipped[uid] = why
+}

@@ -1,0 +1,107 @@
+package migrate
+
+import (
+	"slices"
+	"time"
+
+	"mailferry/backend"
+)
+
+// Certificate is the proof of a move, as far as it has come.
+type Certificate struct {
+	User    string    `json:"user"`
+	From    string    `json:"from"`
+	To      string    `json:"to"`
+	Batch   BatchID   `json:"batch,omitempty"`
+	Written time.Time `json:"written"`
+	// Level says what was compared: "copied": contents as streamed;
+	// "compared": also UIDs, flags and counters of both sides, while the
+	// user's mail was held.
+	Level string `json:"level"`
+	// Grade is "perfect", "exceptions" (all mail is there, something has
+	// another form) or "incomplete".
+	Grade     string               `json:"grade"`
+	Namespace backend.Namespace    `json:"namespace"`
+	Messages  uint64               `json:"messages"`
+	Streamed  uint64               `json:"streamed"` // whose content hash was compared in this process
+	Mailboxes []MailboxCertificate `json:"mailboxes"`
+	Exception []Exception          `json:"exceptions,omitempty"`
+	Pause     *Pause               `json:"pause,omitempty"`
+}
+
+// MailboxCertificate is a mailbox as both sides have it.
+type MailboxCertificate struct {
+	Name          string `json:"name"` // as the old store shows it
+	UIDValidity   uint32 `json:"uidvalidity"`
+	UIDNext       uint32 `json:"uidnext"`
+	HighestModSeq uint64 `json:"highestmodseq"` // of the old store; the new one's is not lower
+	Messages      uint32 `json:"messages"`
+	Skipped       int    `json:"skipped,omitempty"`
+	// Digest sums up UIDs and flags; equal on both sides once Compared.
+	Digest   string `json:"digest,omitempty"`
+	Compared bool   `json:"compared"`
+	NoSelect bool   `json:"noselect,omitempty"`
+}
+
+// Pause is what a flip cost the user.
+type Pause struct {
+	// Hold is from the order to hold until the new placement was durable.
+	Hold     time.Duration `json:"hold"`
+	Attempts int           `json:"attempts"`
+	Sessions int           `json:"sessions"` // and waiting logins and deliveries
+	P50      time.Duration `json:"p50"`
+	P99      time.Duration `json:"p99"`
+	Max      time.Duration `json:"max"`
+	Attached int           `json:"attached"`
+	Resumed  int           `json:"resumed"`
+	Closed   int           `json:"closed"`
+	Reasons  []string      `json:"reasons,omitempty"`
+}
+
+// pauseOf sums up the proxies' reports.
+func pauseOf(hold time.Duration, attempts int, reports []backend.Resumption) *Pause {
+	p := &Pause{Hold: hold, Attempts: attempts}
+	var all []time.Duration
+	for _, r := range reports {
+		p.Attached += r.Attached
+		p.Resumed += r.Resumed
+		p.Closed += r.Closed
+		p.Reasons = append(p.Reasons, r.Reasons...)
+		all = append(all, r.Pauses...)
+	}
+	slices.Sort(all)
+	if n := len(all); n > 0 {
+		p.Sessions, p.P50, p.P99, p.Max = n, all[(n-1)/2], all[(n-1)*99/100], all[n-1]
+	}
+	return p
+}
+
+// certify describes the account as it is now.
+func (a *account) certify(level string) *Certificate {
+	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed}
+	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
+	for _, name := range a.names() {
+		b := a.boxes[name]
+		m := MailboxCertificate{Name: b.shown, UIDValidity: b.validity, UIDNext: b.next, HighestModSeq: b.modseq,
+			Messages: b.count, Skipped: len(b.skipped), NoSelect: b.hollow, Compared: b.compared}
+		if b.summed && !b.hollow {
+			m.Digest = hexSum(b.sum)
+		}
+		c.Messages += uint64(b.count)
+		c.Mailboxes = append(c.Mailboxes, m)
+		for uid, why := range b.skipped {
+			c.Exception = append(c.Exception, Exception{Mailbox: b.shown, UID: uid, What: why, Skipped: true})
+		}
+		for _, e := range b.notes {
+			c.Exception = append(c.Exception, e)
+		}
+	}
+	if len(c.Exception) > 0 {
+		c.Grade = "exceptions"
+	}
+	if slices.ContainsFunc(c.Exception, func(e Exception) bool { return e.Skipped }) {
+		c.Grade = "incomplete"
+	}
+	slices.SortFunc(c.Exception, compareExceptions)
+	return c
+}

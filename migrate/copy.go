@@ -1,0 +1,323 @@
+package migrate
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// A set asks for so many messages or octets; smaller ones keep the window
+// full, larger ones cost the store less.
+const (
+	setMessages = 64
+	setOctets   = 512 << 10
+	// A batch of Puts is committed when it holds so much.
+	putMessages = 128
+	putOctets   = 4 << 20
+	// putsAhead batches are committed while reading goes on.
+	putsAhead = 3
+)
+
+// fetch copies the messages of l, newest first. What the store does not give
+// although it lists it is asked for a second time, then skipped and reported.
+func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listing, res *pass) error {
+	a.progress.Octets.Add(l.octets)
+	a.progress.Messages.Add(int64(len(l.entries)))
+	todo := l.entries
+	for attempt := 1; len(todo) > 0; attempt++ {
+		cp := &copier{a: a, b: b, l: l, todo: todo, ctx: ctx, got: make(map[imap.UID]bool), trust: attempt > 1,
+			exact: c.Profile().ExactSizes || c.Profile().GhostBodies}
+		err := cp.run(c)
+		res.Copied += len(cp.got)
+		if err != nil {
+			return err
+		}
+		left, err := a.stillThere(ctx, c, l, todo, cp.got)
+		if err != nil {
+			return err
+		}
+		if attempt < 2 {
+			todo = left
+			continue
+		}
+		for _, e := range left {
+			b.skip(e.uid, "the old store lists this message but does not give it")
+		}
+		return nil
+	}
+	return nil
+}
+
+// stillThere asks again for what did not come: a message that is listed no more
+// went in between, and is dropped from l.
+func (a *account) stillThere(ctx context.Context, c *remote.Client, l *listing, todo []entry, got map[imap.UID]bool) ([]entry, error) {
+	var missing imap.UIDSet
+	for i := range todo {
+		if !got[todo[i].uid] {
+			missing.AddNum(todo[i].uid)
+		}
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	if err := c.Noop(ctx); err != nil { // the store may report expunges now
+		return nil, err
+	}
+	there := make(map[imap.UID]bool)
+	for part := range chunks(missing, 200) {
+		_, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: part.String()}, func(m *remote.Meta) error {
+			there[m.UID] = true
+			return nil
+		})
+		if err != nil && !backend.IsKind(err, backend.KindTemporary) && !backend.IsKind(err, backend.KindInvalid) {
+			return nil, err
+		}
+	}
+	var left []entry
+	for i := range todo {
+		switch e := todo[i]; {
+		case got[e.uid]:
+		case there[e.uid]:
+			left = append(left, e)
+		default:
+			if l.dropped == nil {
+				l.dropped = make(map[imap.UID]bool)
+			}
+			l.dropped[e.uid] = true
+		}
+	}
+	return left, nil
+}
+
+// chunks cuts a set into sets of at most n ranges; command lines are bounded.
+func chunks(set imap.UIDSet, n int) func(func(imap.UIDSet) bool) {
+	return func(yield func(imap.UIDSet) bool) {
+		for len(set) > 0 {
+			k := min(n, len(set))
+			if !yield(set[:k]) {
+				return
+			}
+			set = set[k:]
+		}
+	}
+}
+
+// copier takes the bodies of one mailbox: a remote.BodySource.
+type copier struct {
+	a     *account
+	b     *box
+	l     *listing
+	ctx   context.Context
+	todo  []entry // ascending; taken from the end
+	got   map[imap.UID]bool
+	trust bool // take a body whose size is not the listed one
+	exact bool
+
+	puts *putter
+	body backend.Body // read, its message not yet complete
+	sum  [32]byte
+	head *headerTee
+	hash hash.Hash
+	buf  []byte
+}
+
+// run fetches until todo is empty; between rounds it yields to holds.
+func (cp *copier) run(c *remote.Client) error {
+	cp.puts = newPutter(cp.ctx, cp.b.imp)
+	cp.hash, cp.buf = sha256.New(), make([]byte, 64<<10)
+	for {
+		err := c.FetchBodies(cp.ctx, cp, remote.Window{})
+		if cp.body != nil {
+			cp.body.Discard()
+			cp.body = nil
+		}
+		if e := cp.puts.flush(); err == nil {
+			err = e
+		}
+		if err != nil || len(cp.todo) == 0 {
+			return errors.Join(err, cp.puts.wait())
+		}
+		if err := cp.a.yield(cp.ctx); err != nil {
+			return errors.Join(err, cp.puts.wait())
+		}
+	}
+}
+
+// NextSet takes the newest messages that are left.
+func (cp *copier) NextSet() (set imap.UIDSet, octets int64, ok bool) {
+	n := len(cp.todo)
+	if n == 0 || cp.a.crowded() {
+		return nil, 0, false
+	}
+	limit := setMessages
+	if cp.trust { // one bad message must not cost its neighbours again
+		limit = 1
+	}
+	i := n
+	for i > 0 && n-i < limit && octets < setOctets {
+		i--
+		octets += int64(cp.todo[i].size) + 256
+	}
+	for _, e := range cp.todo[i:] {
+		if k := len(set); k > 0 && set[k-1].Stop+1 == e.uid {
+			set[k-1].Stop = e.uid
+		} else {
+			set = append(set, imap.UIDRange{Start: e.uid, Stop: e.uid})
+		}
+	}
+	cp.todo = cp.todo[:i]
+	return set, octets, true
+}
+
+// Body streams a message into the target, hashing it on the way.
+func (cp *copier) Body(size int64, r io.Reader) error {
+	if cp.body != nil { // the response before had no end
+		cp.body.Discard()
+		cp.body = nil
+	}
+	w, err := cp.b.imp.NewBody(cp.ctx)
+	if err != nil {
+		return fmt.Errorf("new body: %w", err)
+	}
+	cp.hash.Reset()
+	cp.head = &headerTee{}
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, cp.hash, cp.head)}, struct{ io.Reader }{r}, cp.buf)
+	if err != nil {
+		w.Abort()
+		return err
+	}
+	cp.a.progress.OctetsDone.Add(n)
+	if cp.body, err = w.Finish(); err != nil {
+		return fmt.Errorf("finish body: %w", err)
+	}
+	cp.hash.Sum(cp.sum[:0])
+	if cp.body.Digest() != cp.sum || cp.body.Size() != n {
+		return backend.Errorf(backend.KindBug, "", "the target stored %d octets with another hash than the %d that were read", cp.body.Size(), n)
+	}
+	return nil
+}
+
+// Message files the body that came with m, if it is one that was asked for.
+func (cp *copier) Message(m *remote.Meta) error {
+	if m.Body != remote.BodyRead || cp.body == nil {
+		return nil // NIL: expunged, says stillThere
+	}
+	body := cp.body
+	cp.body = nil
+	e := cp.l.find(m.UID)
+	if e == nil || cp.got[e.uid] || !cp.plausible(e, m.BodySize) {
+		body.Discard()
+		return nil
+	}
+	msg := backend.ImportMessage{UID: e.uid, ModSeq: e.modseq, InternalDate: e.internalDate(), Flags: e.flags.flags, Body: body}
+	if msg.InternalDate.IsZero() {
+		cp.guessDate(&msg)
+	}
+	cp.got[e.uid] = true
+	cp.a.streamed++
+	cp.a.progress.MessagesDone.Add(1)
+	return cp.puts.add(msg, m.BodySize)
+}
+
+// plausible compares a body with the listing: another size may be a made-up
+// message in the place of one that was expunged. The second time it is taken.
+func (cp *copier) plausible(e *entry, size int64) bool {
+	if e.size == 0 || int64(e.size) == size || e.size == 1<<32-1 {
+		return true
+	}
+	if cp.exact && !cp.trust {
+		return false
+	}
+	if cp.exact {
+		cp.b.note(Exception{Mailbox: cp.b.shown, UID: e.uid,
+			What: fmt.Sprintf("the old store announced %d octets and gave %d", e.size, size)})
+	}
+	return true
+}
+
+// guessDate replaces an impossible INTERNALDATE.
+func (cp *copier) guessDate(msg *backend.ImportMessage) {
+	t, from := cp.head.date()
+	msg.InternalDate = t
+	cp.b.note(Exception{Mailbox: cp.b.shown, UID: msg.UID, What: "the old store has no possible date: taken from " + from})
+}
+
+// Answered needs nothing: what did not come is asked for again.
+func (cp *copier) Answered(imap.UIDSet, error) error { return cp.puts.failed() }
+
+// putter commits batches of messages while the next ones are read.
+type putter struct {
+	ctx    context.Context
+	imp    backend.MailboxImport
+	batch  []backend.ImportMessage
+	octets int64
+	slots  chan struct{}
+	wg     sync.WaitGroup
+
+	mu  sync.Mutex
+	err error // guarded by mu
+}
+
+func newPutter(ctx context.Context, imp backend.MailboxImport) *putter {
+	return &putter{ctx: ctx, imp: imp, slots: make(chan struct{}, putsAhead)}
+}
+
+func (p *putter) add(m backend.ImportMessage, size int64) error {
+	p.batch = append(p.batch, m)
+	p.octets += size
+	if len(p.batch) < putMessages && p.octets < putOctets {
+		return nil
+	}
+	return p.flush()
+}
+
+// flush hands the batch to a goroutine, or waits for one to end first.
+func (p *putter) flush() error {
+	if err := p.failed(); err != nil || len(p.batch) == 0 {
+		p.discard()
+		return err
+	}
+	batch := p.batch
+	p.batch, p.octets = nil, 0
+	p.slots <- struct{}{} // each holder ends on its own: Put honours ctx
+	p.wg.Go(func() {
+		defer func() { <-p.slots }()
+		if err := p.imp.Put(p.ctx, batch); err != nil {
+			p.mu.Lock()
+			if p.err == nil {
+				p.err = fmt.Errorf("put: %w", err)
+			}
+			p.mu.Unlock()
+		}
+	})
+	return nil
+}
+
+func (p *putter) discard() {
+	for _, m := range p.batch {
+		m.Body.Discard()
+	}
+	p.batch, p.octets = nil, 0
+}
+
+func (p *putter) failed() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// wait ends all commits; afterwards everything that was filed is durable.
+func (p *putter) wait() error {
+	p.discard()
+	p.wg.Wait()
+	return p.failed()
+}

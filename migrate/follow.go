@@ -1,0 +1,317 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// follow brings b up to date: by QRESYNC or CONDSTORE when the mailbox was
+// synchronised before and the store has modseqs, else by merging two listings.
+func (a *account) follow(ctx context.Context, c *remote.Client, b *box, res *pass) error {
+	if b.imp != nil && b.modseq > 0 {
+		done, err := a.resync(ctx, c, b, res)
+		if done || err != nil {
+			return err
+		}
+	}
+	return a.merge(ctx, c, b, res)
+}
+
+// changes collects what a delta brought.
+type changes struct {
+	flags    []backend.ImportFlags
+	fresh    *listing // UIDs from the old UIDNEXT on
+	vanished imap.UIDSet
+}
+
+// resync applies a delta by modseq. done is false when only a merge can tell:
+// another UIDVALIDITY, a modseq that went down, a count that does not fit.
+func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pass) (done bool, err error) {
+	ch := &changes{fresh: newListing(&a.flags)}
+	sel, qresync, err := a.reopen(ctx, c, b, ch)
+	if err != nil {
+		return false, err
+	}
+	if sel.UIDValidity != b.validity || sel.HighestModSeq < b.modseq {
+		return false, nil
+	}
+	if !qresync {
+		if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", ChangedSince: b.modseq}, a.changed(b, ch)); err != nil {
+			return false, err
+		}
+	}
+	if err := a.listFresh(ctx, c, b, sel, ch); err != nil {
+		return false, err
+	}
+	gone := below(ch.vanished, imap.UID(b.next))
+	exists := int(sel.Exists) // as of the listing; fetching takes longer
+	removed := int(b.total()) + len(ch.fresh.entries) - exists
+	if removed < 0 || removed > 0 && (!qresync || tooMany(removed, int(b.total()))) {
+		return false, nil
+	}
+	res.Vanished += removed
+	if err := a.apply(ctx, b, ch, gone, sel, res); err != nil {
+		return false, err
+	}
+	if err := a.fetch(ctx, c, b, ch.fresh, res); err != nil {
+		return false, err
+	}
+	d, err := a.imp.Digest(ctx, b.name)
+	if err != nil {
+		return false, err
+	}
+	if int(d.Count)+len(b.skipped) != exists-len(ch.fresh.dropped) {
+		return false, nil
+	}
+	b.count = d.Count
+	return true, a.seal(ctx, b, sel, ch.fresh)
+}
+
+// total counts the source's messages as last seen, those we skip included.
+func (b *box) total() uint32 { return b.count + uint32(len(b.skipped)) }
+
+// reopen selects b, with QRESYNC where it is offered.
+func (a *account) reopen(ctx context.Context, c *remote.Client, b *box, ch *changes) (sel *remote.Selected, qresync bool, err error) {
+	if c.Has("QRESYNC") {
+		if err := c.Enable(ctx, "QRESYNC"); err == nil {
+			sel, err = c.Examine(ctx, b.raw, remote.SelectOptions{
+				QResync: &remote.QResync{UIDValidity: b.validity, ModSeq: b.modseq}, Changed: a.changed(b, ch),
+			})
+			if err == nil || !backend.IsKind(err, backend.KindInvalid) {
+				if sel != nil {
+					ch.vanished = sel.Vanished
+				}
+				return sel, true, err
+			}
+		} else if !backend.IsKind(err, backend.KindInvalid) {
+			return nil, false, err
+		}
+	}
+	sel, err = c.Examine(ctx, b.raw, remote.SelectOptions{})
+	return sel, false, err
+}
+
+// changed files the new flags of messages that the target has.
+func (a *account) changed(b *box, ch *changes) func(*remote.Meta) error {
+	return func(m *remote.Meta) error {
+		if m.HasFlags && uint32(m.UID) < b.next && b.skipped[m.UID] == "" {
+			ch.flags = append(ch.flags, backend.ImportFlags{UID: m.UID, ModSeq: m.ModSeq, Flags: a.flags.clean(m.Flags)})
+		}
+		return nil
+	}
+}
+
+// listFresh lists what came since the last pass. "n:*" also gives the highest
+// message when it is below n (RFC 9051 6.4.9).
+func (a *account) listFresh(ctx context.Context, c *remote.Client, b *box, sel *remote.Selected, ch *changes) error {
+	if sel.UIDNext == b.next || sel.Exists == 0 {
+		return nil
+	}
+	gone, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: fmt.Sprintf("%d:*", b.next), Items: remote.FetchAll}, func(m *remote.Meta) error {
+		if uint32(m.UID) < b.next {
+			return nil
+		}
+		return ch.fresh.add(m)
+	})
+	ch.fresh.finish()
+	ch.vanished.AddSet(gone)
+	return err
+}
+
+// below cuts a set off at limit; VANISHED may name UIDs that never were.
+func below(set imap.UIDSet, limit imap.UID) (out imap.UIDSet) {
+	for _, r := range set {
+		if r.Start < limit {
+			out = append(out, imap.UIDRange{Start: r.Start, Stop: min(r.Stop, limit-1)})
+		}
+	}
+	return out
+}
+
+// tooMany is the deletion guard: more than a tenth of a mailbox, and more than
+// ten messages, go only after a second, independent listing.
+func tooMany(removed, of int) bool { return removed > 10 && removed*10 > of }
+
+// apply sends changed flags and removals of a delta to the target.
+func (a *account) apply(ctx context.Context, b *box, ch *changes, gone imap.UIDSet, sel *remote.Selected, res *pass) error {
+	for part := range slices.Chunk(ch.flags, 1000) {
+		if err := b.imp.SetFlags(ctx, part); err != nil {
+			return fmt.Errorf("set flags: %w", err)
+		}
+	}
+	res.Flagged += len(ch.flags)
+	if len(gone) > 0 {
+		if err := b.imp.Vanish(ctx, gone, sel.HighestModSeq); err != nil {
+			return fmt.Errorf("vanish: %w", err)
+		}
+		for uid := range b.skipped {
+			if gone.Contains(uid) {
+				delete(b.skipped, uid)
+			}
+		}
+	}
+	return nil
+}
+
+// merge makes the target equal to a full listing of the source.
+func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass) error {
+	sel, err := c.Examine(ctx, b.raw, remote.SelectOptions{})
+	if err != nil {
+		return err
+	}
+	if err := a.openBox(ctx, c, b, sel); err != nil {
+		return err
+	}
+	l, err := list(ctx, c, sel, &a.flags, remote.FetchAll)
+	if err != nil {
+		return err
+	}
+	b.skipped = nil
+	d, err := diff(ctx, l, b.imp)
+	if err != nil {
+		return err
+	}
+	if tooMany(d.removed, d.had) {
+		if err := a.confirmRemoval(ctx, b, d); err != nil {
+			return err
+		}
+	}
+	ch := &changes{flags: d.flags, fresh: &listing{}}
+	res.Vanished += d.removed
+	if err := a.applyMerge(ctx, b, ch, d, sel, res); err != nil {
+		return err
+	}
+	if err := a.fetch(ctx, c, b, d.missing, res); err != nil {
+		return err
+	}
+	if dropped := d.missing.dropped; len(dropped) > 0 { // went while we copied
+		l.entries = slices.DeleteFunc(l.entries, func(e entry) bool { return dropped[e.uid] })
+	}
+	b.sum, b.count = l.sum(b.skipped)
+	b.summed = true
+	return a.seal(ctx, b, sel, l)
+}
+
+func (a *account) applyMerge(ctx context.Context, b *box, ch *changes, d *difference, sel *remote.Selected, res *pass) error {
+	for part := range slices.Chunk(ch.flags, 1000) {
+		if err := b.imp.SetFlags(ctx, part); err != nil {
+			return fmt.Errorf("set flags: %w", err)
+		}
+	}
+	res.Flagged += len(ch.flags)
+	if len(d.gone) == 0 {
+		return nil
+	}
+	if err := b.imp.Vanish(ctx, d.gone, sel.HighestModSeq); err != nil {
+		return fmt.Errorf("vanish: %w", err)
+	}
+	return nil
+}
+
+// openBox opens the target's mailbox; another UIDVALIDITY starts it anew.
+func (a *account) openBox(ctx context.Context, c *remote.Client, b *box, sel *remote.Selected) error {
+	if sel.UIDValidity == 0 {
+		return backend.Errorf(backend.KindInvalid, "The old store gives no UIDVALIDITY.", "mailbox %q has no UIDVALIDITY", b.raw)
+	}
+	if b.validity != 0 && b.validity != sel.UIDValidity {
+		b.note(Exception{Mailbox: b.shown, What: fmt.Sprintf("UIDVALIDITY changed from %d to %d: copied anew", b.validity, sel.UIDValidity)})
+	}
+	imp, err := a.imp.Open(ctx, backend.ImportMailbox{Name: b.name, UIDValidity: sel.UIDValidity, SpecialUse: b.special})
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	b.imp, b.validity = imp, sel.UIDValidity
+	return nil
+}
+
+// difference is a full listing against what the target has.
+type difference struct {
+	missing *listing // at the source only
+	flags   []backend.ImportFlags
+	gone    imap.UIDSet // at the target only
+	removed int
+	had     int
+}
+
+// diff merges two ascending streams of UIDs.
+func diff(ctx context.Context, l *listing, imp backend.MailboxImport) (*difference, error) {
+	d := &difference{missing: &listing{lists: l.lists, mapper: l.mapper}}
+	i := 0
+	for m, err := range imp.Messages(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("list the target: %w", err)
+		}
+		d.had++
+		for i < len(l.entries) && l.entries[i].uid < m.UID {
+			d.missing.entries = append(d.missing.entries, l.entries[i])
+			i++
+		}
+		if i == len(l.entries) || l.entries[i].uid > m.UID {
+			d.gone.AddNum(m.UID)
+			d.removed++
+			continue
+		}
+		if e := &l.entries[i]; e.modseq > m.ModSeq || !sameFlags(e.flags.flags, m.Flags) {
+			d.flags = append(d.flags, backend.ImportFlags{UID: m.UID, ModSeq: e.modseq, Flags: e.flags.flags})
+		}
+		i++
+	}
+	d.missing.entries = append(d.missing.entries, l.entries[i:]...)
+	d.missing.finish()
+	return d, nil
+}
+
+// sameFlags compares as a digest does.
+func sameFlags(x, y []imap.Flag) bool {
+	return backend.SumMessage(1, x) == backend.SumMessage(1, y)
+}
+
+// confirmRemoval lists the mailbox again over a connection of its own and
+// keeps the removal only where both listings agree.
+func (a *account) confirmRemoval(ctx context.Context, b *box, d *difference) error {
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	sel, err := c.Examine(ctx, b.raw, remote.SelectOptions{})
+	if err != nil {
+		return err
+	}
+	again, err := list(ctx, c, sel, &a.flags, "")
+	if err != nil {
+		return err
+	}
+	for i := range again.entries {
+		if sel.UIDValidity != b.validity || d.gone.Contains(again.entries[i].uid) {
+			return backend.Errorf(backend.KindTemporary, "The old store's listing is not steady.",
+				"mailbox %q: %d of %d messages would go, and a second listing disagrees", b.raw, d.removed, d.had)
+		}
+	}
+	return nil
+}
+
+// seal states the source's counters as of the EXAMINE that came before.
+func (a *account) seal(ctx context.Context, b *box, sel *remote.Selected, l *listing) error {
+	next := max(sel.UIDNext, uint32(l.highest())+1)
+	if b.known && b.status.UIDValidity == sel.UIDValidity {
+		next = max(next, b.status.UIDNext) // EXAMINE need not tell it
+	}
+	first := next
+	if n := int(sel.Recent); n > 0 && n <= len(l.entries) && len(l.entries) == int(sel.Exists) {
+		first = uint32(l.entries[len(l.entries)-n].uid)
+	} else if b.firstRecent != 0 {
+		first = min(b.firstRecent, next)
+	}
+	if err := b.imp.Seal(ctx, next, sel.HighestModSeq, first); err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	b.next, b.modseq, b.firstRecent = next, sel.HighestModSeq, first
+	return nil
+}

@@ -1,0 +1,165 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// entry is one message of a listing: 40 octets, so that a mailbox of a million
+// messages stays in bounds.
+type entry struct {
+	modseq uint64
+	date   int64 // Unix seconds; noDate without one
+	flags  *flagList
+	uid    imap.UID
+	size   uint32 // saturated; a claim of the store
+	zone   int16  // minutes east
+}
+
+type flagList struct{ flags []imap.Flag }
+
+const noDate = -1 << 62
+
+func (e *entry) internalDate() time.Time {
+	if e.date == noDate {
+		return time.Time{}
+	}
+	return time.Unix(e.date, 0).In(time.FixedZone("", int(e.zone)*60))
+}
+
+// listing is a mailbox's messages in UID order.
+type listing struct {
+	entries []entry
+	octets  int64 // as the store claims
+	lists   map[string]*flagList
+	mapper  *flagMapper
+	dropped map[imap.UID]bool // went while they were copied
+}
+
+func newListing(m *flagMapper) *listing {
+	return &listing{lists: make(map[string]*flagList), mapper: m}
+}
+
+// add takes a FETCH response. Those without flags or of a UID that came before
+// replace what they tell.
+func (l *listing) add(m *remote.Meta) error {
+	if !m.HasFlags {
+		return nil
+	}
+	e := entry{uid: m.UID, modseq: m.ModSeq, date: noDate, flags: l.list(l.mapper.clean(m.Flags)),
+		size: uint32(min(max(m.Size, 0), 1<<32-1))}
+	if !m.Date.IsZero() {
+		_, zone := m.Date.Zone()
+		e.date, e.zone = m.Date.Unix(), int16(zone/60)
+	}
+	l.entries = append(l.entries, e)
+	return nil
+}
+
+func (l *listing) list(flags []imap.Flag) *flagList {
+	var key []byte
+	for _, f := range flags {
+		key = append(append(key, f...), ' ')
+	}
+	fl := l.lists[string(key)]
+	if fl == nil {
+		fl = &flagList{flags}
+		l.lists[string(key)] = fl
+	}
+	return fl
+}
+
+// finish sorts and merges what came for the same UID: the later flags, and the
+// size and date of whichever told them.
+func (l *listing) finish() {
+	byUID := func(a, b entry) int { return int(int64(a.uid) - int64(b.uid)) }
+	if !slices.IsSortedFunc(l.entries, byUID) {
+		slices.SortStableFunc(l.entries, byUID)
+	}
+	out := l.entries[:0]
+	for _, e := range l.entries {
+		if n := len(out); n > 0 && out[n-1].uid == e.uid {
+			prev := &out[n-1]
+			prev.flags, prev.modseq = e.flags, max(prev.modseq, e.modseq)
+			if e.date != noDate {
+				prev.date, prev.zone = e.date, e.zone
+			}
+			prev.size = max(prev.size, e.size)
+			continue
+		}
+		out = append(out, e)
+	}
+	l.entries, l.octets = out, 0
+	for i := range out {
+		l.octets += int64(out[i].size)
+	}
+}
+
+// sum is the listing's part of a MailboxDigest, without the UIDs in skip.
+func (l *listing) sum(skip map[imap.UID]string) (sum [32]byte, count uint32) {
+	for i := range l.entries {
+		e := &l.entries[i]
+		if skip[e.uid] != "" {
+			continue
+		}
+		backend.AddSum(&sum, backend.SumMessage(e.uid, e.flags.flags))
+		count++
+	}
+	return sum, count
+}
+
+func (l *listing) highest() imap.UID {
+	if len(l.entries) == 0 {
+		return 0
+	}
+	return l.entries[len(l.entries)-1].uid
+}
+
+// find is the entry of uid, nil without one.
+func (l *listing) find(uid imap.UID) *entry {
+	i, ok := slices.BinarySearchFunc(l.entries, uid, func(e entry, u imap.UID) int {
+		return int(int64(e.uid) - int64(u))
+	})
+	if !ok {
+		return nil
+	}
+	return &l.entries[i]
+}
+
+// errListing: a store whose listing does not fit its own count of messages is
+// not believed.
+func errListing(box string, listed int, exists uint32) error {
+	return backend.Errorf(backend.KindTemporary, "The old store's listing is not complete.",
+		"mailbox %q: %d messages listed, %d exist", box, listed, exists)
+}
+
+// list enumerates the selected mailbox. FETCH 1:* is the authority, never
+// SEARCH; its count must fit EXISTS, at the second attempt at the latest.
+func list(ctx context.Context, c *remote.Client, sel *remote.Selected, m *flagMapper, items string) (*listing, error) {
+	for attempt := 0; ; attempt++ {
+		l := newListing(m)
+		if sel.Exists == 0 {
+			return l, nil
+		}
+		if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", Items: items}, l.add); err != nil {
+			return nil, fmt.Errorf("list %q: %w", sel.Raw, err)
+		}
+		l.finish()
+		if len(l.entries) == int(sel.Exists) {
+			return l, nil
+		}
+		if attempt > 0 {
+			return nil, errListing(sel.Raw, len(l.entries), sel.Exists)
+		}
+		if err := c.Noop(ctx); err != nil { // lets the store say what changed
+			return nil, err
+		}
+	}
+}
