@@ -33,6 +33,9 @@ func (c *cli) serveCommand() *cobra.Command {
 
 // serve runs a node; ctx ends it gracefully.
 func (c *cli) serve(ctx context.Context, ports int) error {
+	hangup := make(chan os.Signal, 1) // from the first moment: unheard it would kill the process
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	node, err := app.New(ctx, app.Options{
 		Load:    func() (*config.Config, error) { return c.load(ports) },
 		Log:     c.stderr,
@@ -45,9 +48,6 @@ func (c *cli) serve(ctx context.Context, ports int) error {
 	if err := node.Start(ctx); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	for {
 		select {
 		case <-hangup:
