@@ -55,8 +55,9 @@ func StartCyrus(t testing.TB, o CyrusOptions) *Cyrus {
 	}
 	dir := tempDir(t, filepath.Join(CyrusRoot(), "tmp"), "cyrus")
 	c.in = strings.TrimPrefix(dir, strings.TrimSuffix(CyrusRoot(), "/"))
-	for _, sub := range []string{"conf", "spool", "proc", "lock", "sock", "sieve"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+	for _, sub := range []string{"conf/db", "conf/log", "conf/msg", "conf/proc", "conf/quota",
+		"conf/socket", "conf/user", "spool", "proc", "lock", "sock", "sieve"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
