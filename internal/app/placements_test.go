@@ -175,3 +175,7 @@ func TestPlacementsSurviveARestart(t *testing.T) {
 		t.Errorf("after restart: %+v %v", p, ok)
 	}
 }
+
+func placed(user string, epoch uint64) backend.Placement {
+	return backend.Placement{User: user, Store: "home", Epoch: epoch}
+}
