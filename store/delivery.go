@@ -51,8 +51,15 @@ func (s *Store) Deliver(ctx context.Context, d Delivery) []error {
 		d.ID = s.NewDeliveryID()
 	}
 	errs := make([]error, len(d.Recipients))
+	s.deliverGroups(ctx, d, s.group(ctx, d.Recipients, errs), errs)
+	return errs
+}
+
+// deliverGroups has the shards file the message at the same time. The errors
+// of recipients without a group are the caller's.
+func (s *Store) deliverGroups(ctx context.Context, d Delivery, groups []*group, errs []error) {
 	var wg sync.WaitGroup
-	for _, g := range s.group(ctx, d.Recipients, errs) {
+	for _, g := range groups {
 		body, err := d.Body(ctx, g.shard.ID())
 		if err != nil {
 			g.fail(errs, engineError(err))
@@ -62,7 +69,6 @@ func (s *Store) Deliver(ctx context.Context, d Delivery) []error {
 	}
 	wg.Wait()
 	s.countDeliveries(errs)
-	return errs
 }
 
 func (s *Store) countDeliveries(errs []error) {
