@@ -90,9 +90,13 @@ func ignoreClosed(err error) error {
 // openEngine starts the replicas of this node. The store's machine runs on it;
 // placements are in its table.
 func (a *App) openEngine(context.Context) error {
+	metrics, err := engineMetrics(a.o.Registry)
+	if err != nil {
+		return err
+	}
 	node, err := cluster.Open(cluster.Options{
 		NodeID: 1, Dir: a.path(dirEngine), Machine: store.NewMachine(),
-		Logger: a.log.With("part", "cluster"), MaxBody: int64(a.conf.Limits.Message),
+		Logger: a.log.With("part", "cluster"), Metrics: metrics, MaxBody: int64(a.conf.Limits.Message),
 	})
 	if err != nil {
 		return err
