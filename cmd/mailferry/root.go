@@ -46,7 +46,7 @@ func (c *cli) root() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	root.PersistentFlags().StringVar(&c.data, "data", "", "data `directory` of the node (default mailferry-data)")
-	root.PersistentFlags().StringVar(&c.file, "config", "", "configuration `file` of the node")
+	root.PersistentFlags().StringVar(&c.file, "config", os.Getenv("MAILFERRY_CONFIG"), "configuration `file` of the node; also from MAILFERRY_CONFIG")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print listings as JSON")
 	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.whoCommand(),
 		c.kickCommand(), c.explainCommand(), c.placementsCommand(), c.healthCommand(), c.versionCommand())

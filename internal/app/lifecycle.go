@@ -36,7 +36,9 @@ func (l *lifecycle) onClose(name string, stop func() error) {
 }
 
 // stop ends everything in reverse order, each step even when another failed.
-// ctx bounds all of it together. Further calls do nothing.
+// ctx bounds all of it together; a step gets three quarters of the time that is
+// left, so that a stuck one leaves some for those behind it. Further calls do
+// nothing.
 func (l *lifecycle) stop(ctx context.Context) error {
 	l.mu.Lock()
 	steps := l.steps
@@ -45,11 +47,20 @@ func (l *lifecycle) stop(ctx context.Context) error {
 	var errs []error
 	for i := len(steps) - 1; i >= 0; i-- {
 		s, began := steps[i], time.Now()
-		err := s.stop(ctx)
+		err := s.within(ctx)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
 		}
 		l.log.Debug("stopped", "part", s.name, "took", time.Since(began).Round(time.Millisecond), "error", err)
 	}
 	return errors.Join(errs...)
+}
+
+func (s *step) within(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*3/4)
+		defer cancel()
+	}
+	return s.stop(ctx)
 }

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -32,4 +34,26 @@ func TestStopInReverseOnce(t *testing.T) {
 	if diff := cmp.Diff([]string{"third", "second", "first"}, order); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestStuckStepLeavesTimeForTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := lifecycle{log: slog.New(slog.DiscardHandler)}
+		var left time.Duration
+		l.onStop("engine", func(ctx context.Context) error {
+			deadline, _ := ctx.Deadline()
+			left = time.Until(deadline)
+			return ctx.Err()
+		})
+		l.onStop("proxy", func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		err := l.stop(ctx)
+		if err == nil || strings.Contains(err.Error(), "engine") || left < 3*time.Second {
+			t.Errorf("error %v, left for the engine %v", err, left)
+		}
+	})
 }
