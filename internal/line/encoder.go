@@ -2,6 +2,7 @@ package line
 
 import (
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -35,39 +36,60 @@ func (e Encoder) CRLF() Encoder {
 	return e
 }
 
-// maxQuoted is where String changes from a quoted string to a literal.
-const maxQuoted = 1000
+// maxQuoted octets and maxEscapes escapes are where String changes from a quoted
+// string to a literal. The latter is Dovecot's: answers that clients cache stay
+// the same to the octet.
+const (
+	maxQuoted  = 1000
+	maxEscapes = 4
+)
 
 // String writes a string: quoted when it is short and 7-bit, else as a literal.
 func (e Encoder) String(s string) Encoder {
-	if !quotable(s) {
+	if len(s) > maxQuoted {
 		e.WriteByte('{')
 		e.WriteUint(uint64(len(s)))
 		e.WriteString("}\r\n")
 		e.WriteString(s)
 		return e
 	}
-	e.WriteByte('"')
+	var room [256]byte
+	e.Write(AppendString(room[:0], s))
+	return e
+}
+
+// AppendString appends what Encoder.String writes.
+func AppendString(b []byte, s string) []byte {
+	if !quotable(s) {
+		b = append(b, '{')
+		b = strconv.AppendUint(b, uint64(len(s)), 10)
+		b = append(b, "}\r\n"...)
+		return append(b, s...)
+	}
+	b = append(b, '"')
 	for i := 0; i < len(s); i++ {
 		if s[i] == '"' || s[i] == '\\' {
-			e.WriteByte('\\')
+			b = append(b, '\\')
 		}
-		e.WriteByte(s[i])
+		b = append(b, s[i])
 	}
-	e.WriteByte('"')
-	return e
+	return append(b, '"')
 }
 
 func quotable(s string) bool {
 	if len(s) > maxQuoted {
 		return false
 	}
+	escapes := 0
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c == 0 || c == '\r' || c == '\n' || c >= 0x80 {
+		switch c := s[i]; {
+		case c == 0 || c == '\r' || c == '\n' || c >= 0x80:
 			return false
+		case c == '"' || c == '\\':
+			escapes++
 		}
 	}
-	return true
+	return escapes <= maxEscapes
 }
 
 // NString writes NIL for a string that is not set.

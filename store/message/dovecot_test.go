@@ -1,0 +1,129 @@
+package message
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"mailferry/internal/mailtest"
+)
+
+// TestAnswersAsDovecot appends real and broken messages to a Dovecot and
+// compares its answers with ours.
+func TestAnswersAsDovecot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{})
+	c := mailtest.DialIMAP(t, d.IMAP)
+	c.Login("anna", d.Password)
+	for i, m := range oddMessages {
+		compare(t, c, fmt.Sprintf("odd message %d", i), []byte(strings.ReplaceAll(m, "\n", "\r\n")))
+	}
+	mail := mailtest.Corpus(t)
+	for i, m := range mail.All(t) {
+		compare(t, c, fmt.Sprintf("corpus message %d", i), m)
+	}
+}
+
+func compare(t *testing.T, c *mailtest.IMAPConn, name string, m []byte) {
+	t.Helper()
+	c.Append("INBOX", "", time.Time{}, m)
+	c.Cmd("SELECT INBOX")
+	got := Parsed(t, m)
+	lines := c.Cmd("FETCH * (ENVELOPE BODYSTRUCTURE)")
+	_, theirs, _ := strings.Cut(lines[0], "FETCH (")
+	ours := "ENVELOPE " + string(AppendEnvelope(nil, got.Envelope)) +
+		" BODYSTRUCTURE " + string(AppendStructure(nil, &got.Part, true)) + ")"
+	if ours != theirs {
+		t.Errorf("%s:\nDovecot %q\nours    %q", name, theirs, ours)
+	}
+	for _, s := range sections(got) {
+		lines := c.Cmd("FETCH * BODY.PEEK[%s]", s.text)
+		_, theirs, _ := strings.Cut(lines[0], "] ")
+		ours := s.answer(t, got, m)
+		if ours != strings.TrimSuffix(theirs, ")") {
+			t.Errorf("%s, section %s:\nDovecot %.500q\nours    %.500q", name, s.text, theirs, ours)
+		}
+	}
+	c.Cmd(`STORE 1:* +FLAGS.SILENT (\Deleted)`)
+	c.Cmd("CLOSE")
+}
+
+// Parsed parses m in pieces of odd sizes.
+func Parsed(t *testing.T, m []byte) *Message {
+	t.Helper()
+	p := NewParser()
+	for b := m; len(b) > 0; {
+		n := min(len(b), 1+len(b)%97)
+		p.Write(b[:n])
+		b = b[n:]
+	}
+	return p.Finish()
+}
+
+type sectionCase struct {
+	text string
+	s    Section
+}
+
+// sections lists what to ask for: every part in every way.
+func sections(m *Message) []sectionCase {
+	out := []sectionCase{
+		{"HEADER", Section{Specifier: SectionHeader}},
+		{"TEXT", Section{Specifier: SectionText}},
+		{"HEADER.FIELDS (Subject FROM x-none)", Section{Specifier: SectionFields, Names: []string{"Subject", "FROM", "x-none"}}},
+		{"HEADER.FIELDS.NOT (Received subject)", Section{Specifier: SectionFieldsNot, Names: []string{"Received", "subject"}}},
+		{"99", Section{Path: []int{99}}},
+		{"1.1", Section{Path: []int{1, 1}}},
+	}
+	var walk func(p *Part, path []int, message bool)
+	walk = func(p *Part, path []int, message bool) {
+		if len(path) > 0 {
+			name := strings.Trim(strings.ReplaceAll(fmt.Sprint(path), " ", "."), "[]")
+			out = append(out, sectionCase{name, Section{Path: path}}, sectionCase{name + ".MIME", Section{Path: path, Specifier: SectionMIME}})
+			if p.Kind == Embedded {
+				out = append(out, sectionCase{name + ".HEADER", Section{Path: path, Specifier: SectionHeader}},
+					sectionCase{name + ".TEXT", Section{Path: path, Specifier: SectionText}})
+			}
+		}
+		if len(out) > 60 {
+			return
+		}
+		for i, c := range p.Children {
+			if p.Kind == Embedded {
+				if c.Kind == Multipart {
+					walk(c, path, true)
+				} else {
+					walk(c, append(append([]int{}, path...), 1), false)
+				}
+				continue
+			}
+			walk(c, append(append([]int{}, path...), i+1), false)
+		}
+	}
+	if m.Kind == Multipart {
+		walk(&m.Part, nil, true)
+	} else {
+		walk(&m.Part, []int{1}, true)
+	}
+	return out
+}
+
+func (s sectionCase) answer(t *testing.T, m *Message, octets []byte) string {
+	r, ok := m.Find(s.s)
+	if !ok {
+		return "{0}\r\n"
+	}
+	b := octets[r.Start:r.End]
+	if s.s.Specifier == SectionFields || s.s.Specifier == SectionFieldsNot {
+		var w bytes.Buffer
+		if _, err := FilterFields(&w, bytes.NewReader(b), s.s.Names, s.s.Specifier == SectionFieldsNot); err != nil {
+			t.Fatal(err)
+		}
+		b = w.Bytes()
+	}
+	return fmt.Sprintf("{%d}\r\n%s", len(b), b)
+}
