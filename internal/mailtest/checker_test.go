@@ -125,3 +125,46 @@ func TestCheckerFinds(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckerComesBack kills the server under working clients.
+func TestCheckerComesBack(t *testing.T) {
+	d := StartDovecot(t, DovecotOptions{Format: "sdbox"}) // a killed maildir leaves dot locks
+	c := DialIMAP(t, d.IMAP)
+	c.Login("anna", "secret")
+	for _, m := range Generated(10).All(t) {
+		c.Append("INBOX", "", time.Time{}, m)
+	}
+	start := func(name string, o CheckerOptions) *Checker {
+		o.Addr, o.User, o.Password, o.Name, o.Keyword, o.Interval = d.IMAP, "anna", "secret", name, "$"+name, time.Millisecond
+		o.NoExpunges = true
+		return NewChecker(t, o)
+	}
+	idle, work := start("idle", CheckerOptions{Reconnect: true}), start("work", CheckerOptions{Reconnect: true, AppendTo: "INBOX"})
+	strict := start("strict", CheckerOptions{})
+	idle.Idle()
+	work.ReadAndFlag()
+	strict.ReadAndFlag()
+	deliver := StartDeliverer(t, DelivererOptions{Addr: d.LMTP, Recipients: []string{"anna"}, PerSecond: 50})
+	for round := range 3 {
+		deliver.Await(t, deliver.Acked()+10)
+		d.Kill()
+		d.Start(t)
+		if !waitFor(30*time.Second, func() bool { return work.Report().Reconnects > round && idle.Report().Reconnects > round }) {
+			t.Error("the clients do not come back")
+		}
+	}
+	journal := deliver.Stop()
+	idle.AwaitHeard(t, 30*time.Second, Acknowledged(journal)...)
+	for _, k := range []*Checker{idle, work} {
+		k.Stop().Check(t)
+		t.Log(k.Stop())
+	}
+	if r := strict.Stop(); len(r.Faults) == 0 {
+		t.Error("a strict client takes a lost connection")
+	}
+	c = DialIMAP(t, d.IMAP)
+	c.Login("anna", "secret")
+	for _, f := range DeliveryFaults(journal, MessageIDs(t, c, "INBOX")) {
+		t.Error(f)
+	}
+}

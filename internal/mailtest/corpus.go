@@ -6,7 +6,6 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -123,23 +122,4 @@ func generate(i int) []byte {
 		b.WriteString(strings.Repeat("lorem ipsum ", 1+r.IntN(6)) + "\r\n")
 	}
 	return []byte(b.String())
-}
-
-// Mailseed builds bench/mailseed, once for all test processes that share the
-// build cache, and returns the program: it fills servers with mail, writes
-// manifests, and is the judge of copies.
-func Mailseed(t testing.TB) string {
-	t.Helper()
-	return benchProgram(t, "mailseed")
-}
-
-// benchProgram builds a program of bench into a directory of this test.
-func benchProgram(t testing.TB, name string) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), name)
-	out, err := exec.Command("go", "build", "-o", bin, "mailferry/bench/"+name).CombinedOutput()
-	if err != nil {
-		t.Fatalf("build %s: %v\n%s", name, err, out)
-	}
-	return bin
 }

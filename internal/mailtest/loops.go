@@ -72,12 +72,11 @@ func (c *Checker) leaveIdle(s *session) error {
 	return err
 }
 
-// listNew asks for UID, flags and Message-ID of messages not yet known.
+// listNew asks for UID, flags and Message-ID of what has come.
 func (c *Checker) listNew() error {
 	c.mu.Lock()
-	b := c.current
-	first := slices.IndexFunc(b.slots, func(s slot) bool { return s.uid == 0 })
-	n := len(b.slots)
+	first := c.current.unlisted()
+	n := len(c.current.slots)
 	c.mu.Unlock()
 	if first < 0 {
 		return nil

@@ -35,6 +35,7 @@ type boxMsg struct {
 	digest   [sha256.Size]byte
 	hasBody  bool
 	id       string // Message-ID
+	listed   bool   // the header was asked for
 	own      ownState
 	flags    []string
 	seen     time.Time
@@ -211,7 +212,8 @@ func (b *box) content(uid uint32, m *boxMsg, f fetchData) error {
 		}
 		m.digest, m.hasBody = d, true
 	}
-	if f.header != "" || f.hasBody {
+	if f.hasHeader || f.hasBody {
+		m.listed = true
 		if id := messageID(f.header + f.body); id != "" {
 			if m.id != "" && m.id != id {
 				return fmt.Errorf("%s: UID %d was %s and is %s", b.name, uid, m.id, id)
@@ -252,6 +254,15 @@ func (b *box) search(list string, byUID bool) ([]uint32, error) {
 		out = append(out, uint32(n))
 	}
 	return out, nil
+}
+
+// unlisted is the index of the first message that came since the first
+// listing and of which UID or Message-ID is not known, or -1.
+func (b *box) unlisted() int {
+	return slices.IndexFunc(b.slots, func(s slot) bool {
+		m := b.msgs[s.uid]
+		return m == nil || !m.seen.IsZero() && !m.listed
+	})
 }
 
 // known lists the UIDs of the session.

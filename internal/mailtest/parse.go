@@ -180,12 +180,13 @@ func (p *parser) atom() (value, error) {
 
 // fetchData is what a FETCH response says, as far as the checker looks at it.
 type fetchData struct {
-	uid      uint32
-	hasFlags bool
-	flags    []string
-	body     string // of BODY[]
-	hasBody  bool
-	header   string // of BODY[HEADER...]
+	uid       uint32
+	hasFlags  bool
+	flags     []string
+	body      string // of BODY[]
+	hasBody   bool
+	header    string // of BODY[HEADER...]
+	hasHeader bool
 }
 
 func parseFetch(rest string) (fetchData, error) {
@@ -211,7 +212,7 @@ func parseFetch(rest string) (fetchData, error) {
 		case name == "BODY[]":
 			f.body, f.hasBody = l[i+1].s, l[i+1].kind == 's'
 		case strings.HasPrefix(name, "BODY[HEADER"):
-			f.header = l[i+1].s
+			f.header, f.hasHeader = l[i+1].s, true
 		}
 	}
 	return f, nil

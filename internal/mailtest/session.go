@@ -97,11 +97,11 @@ func (c *Checker) selectBox(name string) error {
 		}
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err := b.settled(); err != nil {
 		c.addFault(err.Error())
 	}
-	return nil
+	c.mu.Unlock()
+	return c.listNew()
 }
 
 // must is command for one that has to end in OK.
