@@ -19,10 +19,10 @@ func (c *cli) migrateStatusCommand() *cobra.Command {
 			}
 			var rows [][]string
 			for _, b := range batches {
-				rows = append(rows, []string{b.ID, when(b.Started), orDash(b.From), b.To, fmt.Sprint(len(b.Moves)),
+				rows = append(rows, []string{b.ID, orDash(b.From), b.To, fmt.Sprint(len(b.Moves)),
 					fmt.Sprint(b.Moved()), fmt.Sprint(b.Failed()), batchState(&b)})
 			}
-			return c.list(batches, "BATCH\tSTARTED\tFROM\tTO\tUSERS\tMOVED\tFAILED\tSTATE", rows)
+			return c.list(batches, "BATCH\tFROM\tTO\tUSERS\tMOVED\tFAILED\tSTATE", rows)
 		})}
 }
 
@@ -43,24 +43,24 @@ func (c *cli) migrateShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.list(b, "USER\tSTATE\tFROM\tTO\tMAILBOXES\tMESSAGES\tSIZE\tHOLD\tERROR", moveRows(&b))
+			return c.list(b, "USER\tSTATE\tMESSAGES\tSIZE\tRATE\tTIME\tREASON", moveRows(&b))
 		})}
 }
 
 func moveRows(b *admin.Batch) [][]string {
 	var rows [][]string
 	for _, m := range b.Moves {
-		rows = append(rows, []string{m.User, m.State, m.From, m.To, fmt.Sprint(m.Mailboxes),
-			fmt.Sprintf("%d/%d", m.MessagesDone, m.Messages), bytesText(m.BytesDone), holdText(m.Hold), orDash(m.Error)})
+		rows = append(rows, []string{m.User, m.State, fmt.Sprintf("%d/%d", m.MessagesDone, m.Messages), bytesText(m.BytesDone),
+			rateText(m.Rate), m.Elapsed.Round(time.Millisecond).String(), orDash(m.Reason)})
 	}
 	return rows
 }
 
-func holdText(d time.Duration) string {
-	if d == 0 {
+func rateText(bytesPerSecond float64) string {
+	if bytesPerSecond == 0 {
 		return "-"
 	}
-	return d.Round(time.Millisecond).String()
+	return bytesText(int64(bytesPerSecond)) + "/s"
 }
 
 func (c *cli) migrateReportCommand() *cobra.Command {

@@ -54,8 +54,8 @@ func (c *cli) summary(b *admin.Batch) error {
 		return nil
 	}
 	for _, m := range b.Moves {
-		if m.State == "failed" {
-			fmt.Fprintf(c.stderr, "%s: %s\n", m.User, m.Error)
+		if m.Failed {
+			fmt.Fprintf(c.stderr, "%s: %s\n", m.User, m.Reason)
 		}
 	}
 	err := fmt.Errorf("%d of %d users failed", failed, len(b.Moves))
@@ -84,8 +84,8 @@ func (l *lines) show(b *admin.Batch) {
 		}
 		l.states[m.User] = m.State
 		fmt.Fprintf(l.out, "%s %s %d/%d messages %s", m.User, m.State, m.MessagesDone, m.Messages, bytesText(m.BytesDone))
-		if m.Error != "" {
-			fmt.Fprintf(l.out, ": %s", m.Error)
+		if m.Reason != "" {
+			fmt.Fprintf(l.out, ": %s", m.Reason)
 		}
 		fmt.Fprintln(l.out)
 	}
@@ -127,7 +127,7 @@ func (v *bars) show(b *admin.Batch) {
 // user draws a move and reports whether it has ended.
 func (v *bars) user(m *admin.Move) (ended bool) {
 	u := v.users[m.User]
-	ended = m.Ended()
+	ended = m.Done
 	if u == nil && (ended || m.Messages == 0) {
 		return ended
 	}

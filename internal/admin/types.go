@@ -118,61 +118,42 @@ type MoveRequest struct {
 
 // Batch is a set of moves that were started together.
 type Batch struct {
-	ID      string    `json:"id"`
-	From    string    `json:"from,omitempty"`
-	To      string    `json:"to"`
-	Started time.Time `json:"started"`
-	Paused  bool      `json:"paused"`
-	Done    bool      `json:"done"` // nothing is left to do, failed moves included
-	Moves   []Move    `json:"moves,omitempty"`
+	ID     string `json:"id"`
+	From   string `json:"from,omitempty"` // empty: each user's own store
+	To     string `json:"to"`
+	Paused bool   `json:"paused"`
+	Done   bool   `json:"done"` // nothing is left to do, failed moves included
+	Moves  []Move `json:"moves,omitempty"`
 }
-
-// Count is the number of moves in a state.
-func (b *Batch) Count(state string) int {
-	n := 0
-	for i := range b.Moves {
-		if b.Moves[i].State == state {
-			n++
-		}
-	}
-	return n
-}
-
-// Moved is the number of moves that ended well.
-func (b *Batch) Moved() int {
-	n := 0
-	for i := range b.Moves {
-		if b.Moves[i].Ended() && b.Moves[i].State != "failed" {
-			n++
-		}
-	}
-	return n
-}
-
-// Failed is the number of moves that ended without success.
-func (b *Batch) Failed() int { return b.Count("failed") }
 
 // Move is one user's way.
 type Move struct {
 	User         string        `json:"user"`
-	From         string        `json:"from"`
-	To           string        `json:"to"`
 	State        string        `json:"state"`
-	Mailboxes    int           `json:"mailboxes"`
-	Messages     int64         `json:"messages"` // at the source, as far as known
+	Done         bool          `json:"done"`   // nothing is left to do for the user
+	Failed       bool          `json:"failed"` // done, and still on the old store
+	Reason       string        `json:"reason,omitempty"`
+	Tries        int           `json:"tries,omitempty"`
+	Messages     int64         `json:"messages"` // found at the source so far
 	MessagesDone int64         `json:"messages_done"`
 	Bytes        int64         `json:"bytes"`
 	BytesDone    int64         `json:"bytes_done"`
-	Hold         time.Duration `json:"hold,omitempty"` // how long the last hold took
-	Error        string        `json:"error,omitempty"`
-	Updated      time.Time     `json:"updated"`
+	Rate         float64       `json:"rate,omitempty"` // bytes per second of the copy
+	Elapsed      time.Duration `json:"elapsed,omitempty"`
 }
 
-// Ended reports whether nothing is left to do for the user.
-func (m *Move) Ended() bool {
-	switch m.State {
-	case "failed", "final", "soaking", "flipped", "copied", "checked", "rolledback":
-		return true
+// Moved is the number of moves that ended well.
+func (b *Batch) Moved() int { return b.count(func(m *Move) bool { return m.Done && !m.Failed }) }
+
+// Failed is the number of moves that ended without success.
+func (b *Batch) Failed() int { return b.count(func(m *Move) bool { return m.Failed }) }
+
+func (b *Batch) count(is func(*Move) bool) int {
+	n := 0
+	for i := range b.Moves {
+		if is(&b.Moves[i]) {
+			n++
+		}
 	}
-	return false
+	return n
 }

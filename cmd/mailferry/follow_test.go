@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mailferry/backend"
+	"mailferry/internal/admin"
+)
+
+// played is a migration that goes through fixed states.
+type played struct {
+	admin.Migrations
+	states  []admin.Batch
+	started admin.MoveRequest
+}
+
+func (p *played) Start(_ context.Context, r admin.MoveRequest) (admin.Batch, error) {
+	p.started = r
+	if r.To == "nowhere" {
+		return admin.Batch{}, backend.NewError(backend.KindInvalid, "no store nowhere")
+	}
+	return p.states[0], nil
+}
+
+func (p *played) Watch(_ context.Context, _ string, fn func(admin.Batch) error) error {
+	for _, b := range p.states {
+		if err := fn(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runAgainst runs a command line against a node with these migrations.
+func runAgainst(t *testing.T, m admin.Migrations, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", admin.SocketPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := &admin.Service{Migrations: m, Logger: slog.New(slog.DiscardHandler)}
+	server := &http.Server{Handler: service.SocketHandler()}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	defer func() {
+		server.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	}()
+	var out, errs bytes.Buffer
+	c := &cli{stdin: os.Stdin, stdout: &out, stderr: &errs}
+	code = c.execute(t.Context(), append(args, "--data", dir))
+	return code, out.String(), errs.String()
+}
+
+func batch(done bool, moves ...admin.Move) admin.Batch {
+	return admin.Batch{ID: "b1", To: "home", Done: done, Moves: moves}
+}
+
+func moving(user, state string) admin.Move { return admin.Move{User: user, State: state, Messages: 10} }
+
+func ended(user string) admin.Move {
+	return admin.Move{User: user, State: "final", Done: true, Messages: 10, MessagesDone: 10}
+}
+
+func failed(user string) admin.Move {
+	return admin.Move{User: user, State: "failed", Done: true, Failed: true, Reason: "no such user"}
+}
+
+func TestMigrateExitCodes(t *testing.T) {
+	tests := []struct {
+		name        string
+		end         admin.Batch
+		code        int
+		out, errors string
+	}{
+		{"all", batch(true, ended("anna"), ended("bob")), exitDone, "2 of 2 users done", ""},
+		{"some", batch(true, ended("anna"), failed("bob")), exitPartial, "1 of 2 users done", "bob: no such user"},
+		{"none", batch(true, failed("anna"), failed("bob")), exitFailed, "0 of 2 users done", "migrate retry b1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := &played{states: []admin.Batch{batch(false, moving("anna", "copying"), moving("bob", "copying")), tt.end}}
+			code, out, errs := runAgainst(t, m, "migrate", "anna", "bob", "--to", "home", "--parallel", "3")
+			if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(errs, tt.errors) {
+				t.Errorf("code %d\n%s\n%s", code, out, errs)
+			}
+			if !strings.Contains(out, "anna copying 0/10 messages") {
+				t.Errorf("no line for a change of state:\n%s", out)
+			}
+			if m.started.Parallel != 3 || len(m.started.Users) != 2 || m.started.To != "home" {
+				t.Errorf("request %+v", m.started)
+			}
+		})
+	}
+}
+
+func TestMigrateDetachAndRefusal(t *testing.T) {
+	m := &played{states: []admin.Batch{batch(false, moving("anna", "listed"))}}
+	if code, out, _ := runAgainst(t, m, "migrate", "anna", "--to", "home", "--detach"); code != exitDone || out != "b1\n" {
+		t.Errorf("code %d, %q", code, out)
+	}
+	if code, _, errs := runAgainst(t, m, "migrate", "anna", "--to", "nowhere"); code != exitUsage || !strings.Contains(errs, "no store nowhere") {
+		t.Errorf("code %d, %q", code, errs)
+	}
+}
+
+func TestWatchedNodeStops(t *testing.T) {
+	m := &played{states: []admin.Batch{batch(false, moving("anna", "copying"))}}
+	code, _, errs := runAgainst(t, m, "migrate", "watch")
+	if code != exitFailed || !strings.Contains(errs, "the batch goes on when the node runs again") {
+		t.Errorf("code %d, %q", code, errs)
+	}
+}
+
+// TestBars draws to a buffer: nothing must hang or be left behind.
+func TestBars(t *testing.T) {
+	var out bytes.Buffer
+	v := newBars(t.Context(), &out)
+	for _, b := range []admin.Batch{
+		batch(false, moving("anna", "copying"), moving("bob", "listed")),
+		batch(false, moving("anna", "following"), moving("bob", "copying")),
+		batch(true, ended("anna"), failed("bob")),
+	} {
+		v.show(&b)
+	}
+	v.end()
+}
+
+func TestUsersFromFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "wave.csv")
+	if err := os.WriteFile(file, []byte("user,wave\nanna,1\nbob,1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := &played{states: []admin.Batch{batch(true, ended("anna"), ended("bob"))}}
+	if code, _, errs := runAgainst(t, m, "migrate", "--users", file, "--to", "home"); code != exitDone || len(m.started.Users) != 2 {
+		t.Errorf("code %d, request %+v, %s", code, m.started, errs)
+	}
+}
