@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/go/bin
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Packages that would take too long under the race detector, and those that
 # hold no code of the product.
-NORACE ?= mailferry/internal/app% mailferry/bench/%
+NORACE ?= mailferry/internal/app% mailferry/internal/scenario% mailferry/bench/%
 TESTFLAGS ?=
 # -count=1: what the real peers do is not in the test cache.
 GOTEST := go test -count=1 -p 2 -timeout 15m $(TESTFLAGS)
@@ -19,8 +19,8 @@ run: build ## build, then serve with the default configuration in ./mailferry-da
 	bin/mailferry serve
 
 test: peers ## install the real peers that tests need, then vet and test everything
-	go vet ./...
 	@raced="$(filter-out $(NORACE),$(shell go list ./...))"; plain="$(filter $(NORACE),$(shell go list ./...))"; failed=0; \
+	echo "go vet ./..." && go vet ./... || failed=1; \
 	[ -z "$$raced" ] || { echo "$(GOTEST) -race ..." && $(GOTEST) -race $$raced; } || failed=1; \
 	[ -z "$$plain" ] || { echo "$(GOTEST) ..." && $(GOTEST) $$plain; } || failed=1; \
 	exit $$failed

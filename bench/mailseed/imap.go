@@ -24,8 +24,6 @@ type node struct {
 	l    []node
 }
 
-func (n node) str() string { return n.s }
-
 type resp struct {
 	tag  string // "*", "+" or a tag
 	num  uint64 // leading number, when there is one
@@ -48,7 +46,6 @@ type endpoint struct {
 	pass     string
 	master   string // when set: login as user*master (sep) or AUTHENTICATE PLAIN with authzid
 	masterBy string // "sep" or "authzid"
-	srcIP    string
 }
 
 func dialIMAP(e endpoint, user string) (*imapConn, error) {
@@ -307,7 +304,6 @@ func (c *imapConn) nodes(top bool) ([]node, error) {
 }
 
 type fetched struct {
-	seq   uint64
 	uid   uint32
 	flags []string
 	date  string

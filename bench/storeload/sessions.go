@@ -13,8 +13,6 @@ import (
 	"time"
 )
 
-// ---- POP3 ----
-
 func cmdPop3(args []string) error {
 	c := newCommon("pop3")
 	conns := c.fs.Int("c", 1, "concurrent sessions, each for its own user")
