@@ -123,6 +123,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 
 var (
 	_ Users      = (*Client)(nil)
+	_ Checker    = (*Client)(nil)
 	_ Sessions   = (*Client)(nil)
 	_ Routes     = (*Client)(nil)
 	_ Migrations = (*MigrationClient)(nil)
@@ -156,6 +157,14 @@ func (c *Client) SetDisabled(ctx context.Context, name string, disabled bool) er
 // DeleteUser implements Users.
 func (c *Client) DeleteUser(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, escaped("/v1/users/%s", []string{name}), nil, nil)
+}
+
+// Check implements Checker.
+func (c *Client) Check(ctx context.Context, bodies bool) ([]string, error) {
+	if bodies {
+		return get[[]string](ctx, c, "/v1/fsck?bodies=1")
+	}
+	return get[[]string](ctx, c, "/v1/fsck")
 }
 
 // Sessions implements Sessions.

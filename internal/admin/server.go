@@ -19,6 +19,7 @@ import (
 type Service struct {
 	Health     func(context.Context) Health
 	Users      Users
+	Checker    Checker
 	Sessions   Sessions
 	Routes     Routes
 	Migrations Migrations
@@ -142,6 +143,12 @@ func (s *Service) sessionRequests(handle register) {
 		}
 		n, err := s.Sessions.Kick(r.Context(), r.PathValue("user"))
 		return Kicked{Sessions: n}, err
+	})
+	handle("GET /v1/fsck", func(r *http.Request) (any, error) {
+		if s.Checker == nil {
+			return nil, missing("store")
+		}
+		return list(s.Checker.Check(r.Context(), r.FormValue("bodies") != ""))
 	})
 	handle("GET /v1/explain/{name}", func(r *http.Request) (any, error) {
 		return s.Routes.Explain(r.Context(), r.PathValue("name"))

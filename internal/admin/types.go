@@ -73,6 +73,13 @@ type Users interface {
 	DeleteUser(ctx context.Context, name string) error
 }
 
+// Checker looks for damage in our own store.
+type Checker interface {
+	// Check reads every record, with bodies every octet, and lists what is
+	// wrong; empty means nothing is.
+	Check(ctx context.Context, bodies bool) ([]string, error)
+}
+
 // Sessions shows and ends the connections of the proxy.
 type Sessions interface {
 	Sessions(ctx context.Context) ([]Session, error)

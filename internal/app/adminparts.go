@@ -25,7 +25,7 @@ func (a *App) buildAdmin(context.Context) error {
 	service := &admin.Service{Health: a.health, Routes: (*routes)(a), Metrics: a.o.Registry,
 		Authenticate: a.authenticateAdmin, Logger: a.log.With("part", "admin")}
 	if a.users != nil {
-		service.Users = a.users
+		service.Users, service.Checker = a.users, a.users
 	}
 	a.addProxyService(service)
 	a.addMigrationService(service)

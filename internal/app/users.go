@@ -213,3 +213,13 @@ func (u *users) authenticateAdmin(ctx context.Context, name string, p backend.Se
 	}
 	return nil
 }
+
+// Check implements admin.Checker.
+func (u *users) Check(ctx context.Context, bodies bool) ([]string, error) {
+	faults, err := u.store.Check(ctx, store.CheckOptions{Bodies: bodies})
+	var texts []string
+	for _, f := range faults {
+		texts = append(texts, f.String())
+	}
+	return texts, err
+}
