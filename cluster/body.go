@@ -73,6 +73,7 @@ type bodyWriter struct {
 	flight []*proposal
 	err    error // sticky
 	done   bool
+	nowait bool // of a Stepper: nobody would end the wait
 }
 
 var hashes = sync.Pool{New: func() any { return sha256.New() }}
@@ -139,6 +140,11 @@ func (w *bodyWriter) sendChunk(frames []byte) error {
 	id := w.g.node.newID()
 	data := appendHeader(make([]byte, 0, entryHeader+16+10+len(frames)), kindChunk, id)
 	data = appendChunk(data, w.stage, w.chunks, frames)
+	if w.nowait {
+		w.chunks++
+		_, err := w.g.trySubmit(id, data, false)
+		return err
+	}
 	p, err := w.g.submit(w.ctx, id, data, false)
 	if err != nil {
 		return err
@@ -227,5 +233,5 @@ func (g *group) endStage(id stageID, lost bool) {
 func (g *group) abortStage(id stageID) {
 	pid := g.node.newID()
 	data := appendID(appendHeader(nil, kindAbort, pid), id)
-	_, _ = g.trySubmit(pid, data)
+	_, _ = g.trySubmit(pid, data, false)
 }

@@ -119,13 +119,7 @@ func (n *Node) handleDirty() {
 		}
 	}
 	n.dirty = n.dirty[:0]
-	for to, batch := range n.out {
-		if len(batch) > 0 {
-			n.opts.Transport.Send(to, batch)
-			clear(batch)
-			n.out[to] = batch[:0]
-		}
-	}
+	n.send(n.out)
 	if len(n.appends) > 0 {
 		n.appendQueue.add(n.appends)
 		clear(n.appends)
@@ -136,6 +130,21 @@ func (n *Node) handleDirty() {
 			n.applyQueues[i].add(tasks)
 			clear(tasks)
 			n.applies[i] = tasks[:0]
+		}
+	}
+}
+
+// send hands messages to the transport, in the order of the voters so that a
+// simulation can be repeated, and empties the batches.
+func (n *Node) send(out map[uint64][]Envelope) {
+	if len(out) == 0 {
+		return
+	}
+	for _, to := range n.opts.Voters {
+		if batch := out[to]; len(batch) > 0 {
+			n.opts.Transport.Send(to, batch)
+			clear(batch)
+			out[to] = batch[:0]
 		}
 	}
 }
@@ -229,9 +238,7 @@ func (n *Node) release(tasks []appendTask) {
 			local = append(local, localResponses{t.g, own})
 		}
 	}
-	for to, batch := range remote {
-		n.opts.Transport.Send(to, batch)
-	}
+	n.send(remote)
 	if len(local) > 0 {
 		n.inbox.respond(local)
 	}

@@ -77,7 +77,9 @@ func open(o Options) (_ *Node, err error) {
 	}
 	n := newNode(o)
 	defer func() {
-		if err != nil {
+		if p := recover(); p != nil { // Pebble's way to tell of disk errors
+			err = fmt.Errorf("cluster: open %s: %v", o.Dir, p)
+		} else if err != nil {
 			err = errors.Join(err, n.closeFiles())
 		}
 	}()

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,9 +48,8 @@ func (f *fault) get() error {
 // pebbleLogger turns Pebble's fatal errors into a fault. Pebble expects Fatalf
 // not to return; what that means depends on whose goroutine calls it.
 type pebbleLogger struct {
-	log     *slog.Logger
-	fault   *fault
-	opening atomic.Bool
+	log   *slog.Logger
+	fault *fault
 }
 
 func (l *pebbleLogger) Infof(string, ...any) {}
@@ -60,22 +61,22 @@ func (l *pebbleLogger) Errorf(format string, args ...any) {
 func (l *pebbleLogger) Fatalf(format string, args ...any) {
 	err := fmt.Errorf(format, args...)
 	l.fault.set(err)
-	switch {
-	case l.opening.Load():
-		panic(err) // recovered by openPebble
-	case strings.HasPrefix(format, "pebble: fatal commit error"):
-		// Our own goroutine: it looks at the fault before it believes in the
-		// commit, so it may continue.
-	default:
-		runtime.Goexit() // one of Pebble's goroutines
+	if strings.HasPrefix(format, "pebble: fatal commit error") {
+		return // our own goroutine, which looks at the fault before it believes in the commit
 	}
+	// A goroutine of ours recovers the panic at its root; one of Pebble's, which
+	// nobody could recover, ends quietly, and the fault does the rest.
+	if stack := debug.Stack(); bytes.Contains(stack, []byte("cluster.openPebble")) || bytes.Contains(stack, []byte("cluster.(*Node)")) {
+		panic(err)
+	}
+	runtime.Goexit()
 }
 
 // openPebble opens a database. Faults in its background work end in f.
 func openPebble(dir string, fs vfs.FS, cache *pebble.Cache, f *fault, log *slog.Logger, tune func(*pebble.Options)) (db *pebble.DB, err error) {
 	logger := &pebbleLogger{log: log, fault: f}
 	opts := &pebble.Options{
-		FS:                 fs,
+		FS:                 &failStopFS{fs, f},
 		Cache:              cache,
 		Logger:             logger,
 		FormatMajorVersion: pebble.FormatValueSeparation,
@@ -92,16 +93,17 @@ func openPebble(dir string, fs vfs.FS, cache *pebble.Cache, f *fault, log *slog.
 		},
 	}
 	tune(opts)
-	logger.opening.Store(true)
-	defer logger.opening.Store(false)
 	defer func() {
 		if p := recover(); p != nil {
 			db, err = nil, fmt.Errorf("cluster: open %s: %v", dir, p)
 		}
 	}()
 	db, err = pebble.Open(dir, opts)
+	if err == nil {
+		err = f.get() // if it is set, closing the database writes nothing
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cluster: open %s: %w", dir, err)
+		return db, fmt.Errorf("cluster: open %s: %w", dir, err)
 	}
 	return db, nil
 }

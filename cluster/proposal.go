@@ -65,15 +65,15 @@ func (g *group) submit(ctx context.Context, id entryID, data []byte, forward boo
 
 // trySubmit is submit for entries that may as well be dropped, or for callers
 // that must not wait.
-func (g *group) trySubmit(id entryID, data []byte) (*proposal, error) {
-	if err := g.mayPropose(false); err != nil {
+func (g *group) trySubmit(id entryID, data []byte, forward bool) (*proposal, error) {
+	if err := g.mayPropose(forward); err != nil {
 		return nil, err
 	}
 	cost := g.node.cost(len(data))
 	if !g.node.slots.TryAcquire(cost) {
 		return nil, fmt.Errorf("%w: too many proposals in flight", engine.ErrNotLeader)
 	}
-	return g.enqueue(id, data, cost, false)
+	return g.enqueue(id, data, cost, forward)
 }
 
 func (g *group) mayPropose(forward bool) error {

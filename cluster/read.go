@@ -20,9 +20,9 @@ func (g *group) linearize(ctx context.Context) error {
 	if g.single() && g.serving.Load() {
 		return nil // what was acknowledged was applied here
 	}
-	r := &read{g: g, done: make(chan error, 1)}
-	if !g.node.inbox.read(r) {
-		return engine.ErrStopped
+	r, err := g.startRead()
+	if err != nil {
+		return err
 	}
 	select {
 	case err := <-r.done:
@@ -30,6 +30,14 @@ func (g *group) linearize(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", engine.ErrNotLeader, ctx.Err())
 	}
+}
+
+func (g *group) startRead() (*read, error) {
+	r := &read{g: g, done: make(chan error, 1)}
+	if !g.node.inbox.read(r) {
+		return nil, engine.ErrStopped
+	}
+	return r, nil
 }
 
 // askReads starts a round of ReadIndex for the reads that wait, unless one is

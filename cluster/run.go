@@ -198,13 +198,13 @@ func (n *Node) close(ctx context.Context) error {
 		stop()
 	}
 	n.refuseAll()
-	if err := n.fault.get(); err != nil {
-		return errors.Join(err, viewsErr)
+	err := n.fault.get()
+	if err == nil {
+		for _, w := range n.workers {
+			w.seg.close()
+		}
+		err = n.checkpoint()
 	}
-	for _, w := range n.workers {
-		w.seg.close()
-	}
-	err := n.checkpoint()
 	if viewsErr != nil {
 		return errors.Join(err, viewsErr) // Pebble cannot be closed under its readers
 	}

@@ -44,7 +44,9 @@ func (g *group) NewBody(ctx context.Context) (engine.BodyWriter, error) {
 // leader. A change of leader while the command is under way makes the outcome
 // unknown.
 func (g *group) Propose(ctx context.Context, cmd []byte, bodies ...engine.StagedBody) ([]byte, error) {
-	p, err := g.start(ctx, cmd, bodies)
+	p, err := g.start(cmd, bodies, func(id entryID, data []byte) (*proposal, error) {
+		return g.submit(ctx, id, data, false)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +54,7 @@ func (g *group) Propose(ctx context.Context, cmd []byte, bodies ...engine.Staged
 }
 
 // start submits a command with its bodies and releases them.
-func (g *group) start(ctx context.Context, cmd []byte, bodies []engine.StagedBody) (*proposal, error) {
+func (g *group) start(cmd []byte, bodies []engine.StagedBody, submit func(entryID, []byte) (*proposal, error)) (*proposal, error) {
 	own, err := g.take(bodies)
 	if err != nil {
 		return nil, err
@@ -62,7 +64,7 @@ func (g *group) start(ctx context.Context, cmd []byte, bodies []engine.StagedBod
 		id := g.node.newID()
 		data := appendHeader(make([]byte, 0, entryHeader+commandSize(cmd, own)), kindCommand, id)
 		data = appendCommand(data, cmd, own)
-		p, err = g.submit(ctx, id, data, false)
+		p, err = submit(id, data)
 	}
 	for _, b := range own {
 		b.release(err != nil)
