@@ -24,6 +24,9 @@ type box struct {
 	loaded   bool            // the first listing is complete
 }
 
+// maxMessages in a mailbox; more is taken for nonsense.
+const maxMessages = 10_000_000
+
 // slot is one sequence number; uid is 0 until the client has asked.
 type slot struct {
 	uid  uint32
@@ -63,6 +66,9 @@ func (b *box) opened(exists, validity, next uint32) error {
 	b.validity = validity
 	b.before = b.known()
 	b.unasked = len(b.before) < len(b.slots)
+	if exists > maxMessages {
+		return fmt.Errorf("%s: EXISTS %d", b.name, exists)
+	}
 	b.slots = make([]slot, exists)
 	return b.uidnext(next)
 }
@@ -104,6 +110,9 @@ func (b *box) settled() error {
 func (b *box) exists(n uint32, idle bool, at time.Time) error {
 	if int(n) < len(b.slots) {
 		return fmt.Errorf("%s: EXISTS %d after %d without EXPUNGE", b.name, n, len(b.slots))
+	}
+	if n > maxMessages {
+		return fmt.Errorf("%s: EXISTS %d", b.name, n)
 	}
 	for len(b.slots) < int(n) {
 		b.slots = append(b.slots, slot{seen: at, idle: idle})

@@ -210,9 +210,13 @@ func parseFetch(rest string) (fetchData, error) {
 				f.flags = append(f.flags, x.s)
 			}
 		case name == "BODY[]":
-			f.body, f.hasBody = l[i+1].s, l[i+1].kind == 's'
+			if f.hasBody = l[i+1].kind == 's'; f.hasBody {
+				f.body = l[i+1].s
+			}
 		case strings.HasPrefix(name, "BODY[HEADER"):
-			f.header, f.hasHeader = l[i+1].s, true
+			if f.hasHeader = l[i+1].kind == 's'; f.hasHeader {
+				f.header = l[i+1].s
+			}
 		}
 	}
 	return f, nil
