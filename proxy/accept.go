@@ -1,0 +1,227 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"mailferry/internal/line"
+)
+
+// front is one client connection before login. It belongs to one goroutine.
+type front struct {
+	p        *Proxy
+	proto    *protocol
+	id       string
+	log      *slog.Logger
+	c        *line.Conn
+	d        *line.Decoder
+	deadline time.Time // of the login
+	commands int
+	failures int
+}
+
+// Accept errors back off from 5 ms to 1 s, as net/http does.
+const (
+	minBackOff = 5 * time.Millisecond
+	maxBackOff = time.Second
+)
+
+// serve accepts connections until l is closed or the proxy stops. It closes l.
+func (p *Proxy) serve(l net.Listener, handle func(net.Conn)) error {
+	if !p.track(l) {
+		l.Close()
+		return net.ErrClosed
+	}
+	defer p.untrack(l)
+	backOff := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			backOff = 0
+			p.dispatch(nc, handle)
+			continue
+		}
+		if p.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		var ne net.Error
+		if !errors.As(err, &ne) {
+			return err
+		}
+		backOff = min(max(2*backOff, minBackOff), maxBackOff)
+		p.log.Warn("accept failed", "error", err, "retry", backOff)
+		select {
+		case <-time.After(backOff):
+		case <-p.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// dispatch runs one connection in a goroutine of its own, or sends it away when
+// there are too many.
+func (p *Proxy) dispatch(nc net.Conn, handle func(net.Conn)) {
+	if !p.begin(nc) {
+		nc.Close()
+		return
+	}
+	go func() {
+		defer p.end(nc)
+		handle(nc)
+	}()
+}
+
+// handle is one client's whole life.
+func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
+	id := newID()
+	log := p.log.With("session", id, "client", nc.RemoteAddr().String())
+	p.metrics.connections.WithLabelValues(string(proto.name)).Inc()
+	if implicit {
+		t := tls.Server(nc, p.tlsFor(proto))
+		ctx, cancel := context.WithTimeout(p.ctx, p.o.HandshakeLimit)
+		err := t.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			log.Debug("TLS handshake failed", "error", err)
+			nc.Close()
+			return
+		}
+		nc = t
+	}
+	f := &front{p: p, proto: proto, id: id, log: log, c: line.NewConn(nc), deadline: time.Now().Add(p.o.LoginTimeout)}
+	f.d = line.NewDecoder(f.c.Reader, line.PreLogin)
+	f.d.Continue = func() error {
+		f.c.WriteString("+ go ahead\r\n")
+		return f.c.Flush()
+	}
+	// Writes to a client that does not read must end as well.
+	guard := time.AfterFunc(p.o.LoginTimeout+p.o.HoldWait+lookupLimit, func() { nc.Close() })
+	s, received := f.run()
+	guard.Stop()
+	if s == nil {
+		f.c.Close()
+		return
+	}
+	f = nil // its buffers
+	s.run(received)
+	p.reg.leave(s)
+	s.log.Info("session ended", "after", time.Since(s.started).Round(time.Millisecond))
+}
+
+// run leads a client through the dialogue before login; nil: it did not log in.
+func (f *front) run() (*session, []byte) {
+	ctx, cancel := context.WithCancel(f.p.ctx)
+	defer cancel()
+	// A stopping proxy ends the wait for commands.
+	defer context.AfterFunc(ctx, f.c.Wake)()
+	if f.proto.greet(f) != nil {
+		return nil, nil
+	}
+	for {
+		c, err := f.proto.read(ctx, f)
+		if err != nil {
+			if ctx.Err() != nil {
+				f.proto.bye(f, "Server is shutting down")
+			}
+			return nil, nil
+		}
+		begin := time.Now()
+		s, err := f.p.login(ctx, f, c)
+		if err == nil {
+			return f.admitted(s, c, begin)
+		}
+		if !f.refused(ctx, c, err, begin) {
+			return nil, nil
+		}
+	}
+}
+
+// admitted answers the login and hands the connection over to the relay, with
+// what the client has sent already.
+func (f *front) admitted(s *session, c credentials, begin time.Time) (*session, []byte) {
+	f.c.SetTimeout(0)
+	s.clientW.Lock()
+	err := f.proto.welcome(f, c, s.tr.policy)
+	s.clientW.Unlock()
+	if err != nil {
+		s.cut()
+		s.client.Close() // run ends at once
+	}
+	f.p.metrics.logins.WithLabelValues("ok").Inc()
+	f.p.metrics.loginTime.Observe(time.Since(begin).Seconds())
+	s.log.Info("login", "store", s.route.Store.Name, "host", s.route.Host, "epoch", s.route.Epoch, "client", s.client.RemoteAddr().String(),
+		"took", time.Since(begin).Round(time.Microsecond))
+	_, received := f.c.Hijack()
+	return s, received
+}
+
+// refused answers a failed login; false ends the connection.
+func (f *front) refused(ctx context.Context, c credentials, err error, begin time.Time) bool {
+	o := outcomeUnavailable
+	var le *loginError
+	if errors.As(err, &le) {
+		o = le.outcome
+	}
+	if o != outcomeDenied {
+		f.p.metrics.logins.WithLabelValues("unavailable").Inc()
+		f.log.Warn("login is not possible now", "user", c.user, "error", err)
+		return f.proto.refuse(f, c, o) == nil
+	}
+	f.p.metrics.logins.WithLabelValues("denied").Inc()
+	f.log.Info("login denied", "user", c.user, "error", err)
+	f.failures++
+	if wait := f.p.o.FailureDelay - time.Since(begin); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	if f.proto.refuse(f, c, o) != nil {
+		return false
+	}
+	if f.failures >= maxFailures {
+		f.proto.bye(f, "Too many failed logins")
+		return false
+	}
+	return true
+}
+
+// offersTLS reports whether STARTTLS is possible now.
+func (f *front) offersTLS() bool {
+	_, on := f.c.TLS()
+	return !on && f.p.o.TLS != nil
+}
+
+// mayLogin reports whether credentials are taken on this connection.
+func (f *front) mayLogin() bool {
+	if _, on := f.c.TLS(); on {
+		return true
+	}
+	switch f.p.o.CleartextLogin {
+	case CleartextAlways:
+		return true
+	case CleartextLoopback:
+		return loopback(f.c.NetConn().RemoteAddr())
+	}
+	return false
+}
+
+func loopback(a net.Addr) bool {
+	t, ok := a.(*net.TCPAddr)
+	return ok && t.IP.IsLoopback() || a.Network() == "pipe" || a.Network() == "unix"
+}
+
+// newID names a session in the logs of both sides.
+func newID() string {
+	var b [6]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,190 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// Sizes of relay buffers: an idle direction has smallBuffer octets, one that
+// flows borrows bigBuffer from a pool, and only a command line longer than
+// that grows further, to maxLine.
+const (
+	smallBuffer = 512
+	bigBuffer   = 32 << 10
+)
+
+var bigBuffers = sync.Pool{New: func() any { b := make([]byte, bigBuffer); return &b }}
+
+// buffer holds octets between a read and the tracker. It belongs to one
+// goroutine.
+type buffer struct {
+	data  []byte
+	r, w  int
+	big   *[]byte // borrowed
+	small [smallBuffer]byte
+}
+
+func (b *buffer) bytes() []byte { return b.data[b.r:b.w] }
+
+func (b *buffer) drop(n int) { b.r += n }
+
+// space returns room for a read, borrowing or growing when the last read
+// filled what there was; full reports that the bound is reached.
+func (b *buffer) space() (p []byte, full bool) {
+	if b.data == nil {
+		b.data = b.small[:]
+	}
+	if b.r == b.w {
+		b.r, b.w = 0, 0
+	}
+	if b.r > 0 && b.w == len(b.data) {
+		b.w = copy(b.data, b.data[b.r:b.w])
+		b.r = 0
+	}
+	if b.w == len(b.data) {
+		if len(b.data) > maxLine {
+			return nil, true
+		}
+		b.grow()
+	}
+	return b.data[b.w:], false
+}
+
+func (b *buffer) grow() {
+	old := b.bytes()
+	if b.big == nil {
+		b.big = bigBuffers.Get().(*[]byte)
+		b.data = *b.big
+	} else {
+		b.data = make([]byte, maxLine+smallBuffer)
+	}
+	b.w = copy(b.data, old)
+	b.r = 0
+}
+
+// filled takes n octets that were read.
+func (b *buffer) filled(n int) { b.w += n }
+
+// rest gives a borrowed buffer back when little is held, before a wait.
+func (b *buffer) rest() {
+	if b.big == nil || b.w-b.r > smallBuffer {
+		return
+	}
+	n := copy(b.small[:], b.bytes())
+	bigBuffers.Put(b.big)
+	b.big, b.data, b.r, b.w = nil, b.small[:], 0, n
+}
+
+// preload puts octets that were received before the relay began.
+func (b *buffer) preload(p []byte) {
+	b.data = b.small[:]
+	for len(p) > 0 {
+		room, full := b.space()
+		if full {
+			return
+		}
+		n := copy(room, p)
+		b.w += n
+		p = p[n:]
+	}
+}
+
+// errWoken ends a read that wake interrupted.
+var errWoken = errors.New("woken")
+
+// wakeReader reads from a connection and can be woken. One goroutine reads,
+// any may wake.
+type wakeReader struct {
+	net.Conn
+	mu      sync.Mutex
+	waiting bool
+	woken   bool
+	bell    chan struct{} // for await
+	closing time.Time     // read deadline at the end of a session
+}
+
+// read is Read that a wake ends with errWoken; a wake that finds no read ends
+// the next one.
+func (w *wakeReader) read(p []byte) (int, error) {
+	w.mu.Lock()
+	if w.woken {
+		w.woken = false
+		w.mu.Unlock()
+		return 0, errWoken
+	}
+	w.waiting = true
+	w.mu.Unlock()
+	n, err := w.Conn.Read(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	woken := w.woken
+	w.waiting = false
+	if woken {
+		w.Conn.SetReadDeadline(w.closing)
+		if n > 0 {
+			return n, nil // the wake-up is for the next read
+		}
+		w.woken = false
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, errWoken
+		}
+	}
+	return n, err
+}
+
+func (w *wakeReader) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.woken = true
+	if w.bell != nil {
+		select {
+		case w.bell <- struct{}{}:
+		default:
+		}
+	}
+	if w.waiting {
+		w.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// finish bounds what is still read.
+func (w *wakeReader) finish(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closing = time.Now().Add(d)
+	w.Conn.SetReadDeadline(w.closing)
+}
+
+// await waits for a wake without reading, until ended is closed or over says
+// that the session is; then it returns net.ErrClosed.
+func (w *wakeReader) await(ended <-chan struct{}, over func() bool) error {
+	w.mu.Lock()
+	if w.bell == nil {
+		w.bell = make(chan struct{}, 1)
+	}
+	if w.woken {
+		w.woken = false
+		w.mu.Unlock()
+		if over() {
+			return net.ErrClosed
+		}
+		return nil
+	}
+	bell := w.bell
+	w.mu.Unlock()
+	select {
+	case <-bell:
+		w.mu.Lock()
+		w.woken = false
+		w.mu.Unlock()
+	case <-ended:
+		return net.ErrClosed
+	}
+	if over() {
+		return net.ErrClosed
+	}
+	return nil
+}

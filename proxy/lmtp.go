@@ -1,0 +1,255 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"mailferry/backend"
+	"mailferry/internal/line"
+)
+
+// Limits of LMTP. The time for DATA must be longer than HoldWait and a store's
+// answer together, and shorter than the 10 minutes of RFC 5321, 4.5.3.2.6.
+const (
+	lmtpIdle    = 5 * time.Minute
+	lmtpDeliver = 4 * time.Minute
+)
+
+// ServeLMTP accepts deliveries on l, from trusted mail servers, until Shutdown,
+// which closes l; then it returns nil.
+func (p *Proxy) ServeLMTP(l net.Listener) error {
+	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return p.newLMTPSession(c), nil }))
+	srv.LMTP, srv.Domain = true, p.o.Domain
+	srv.MaxMessageBytes, srv.MaxRecipients = p.o.MaxMessage, p.o.MaxRecipients
+	srv.ReadTimeout, srv.WriteTimeout = lmtpIdle, lmtpIdle
+	srv.EnableSMTPUTF8 = true
+	srv.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	if p.o.TLS != nil {
+		srv.TLSConfig = p.tlsFor(&protocol{alpn: "lmtp"})
+	}
+	if !p.lmtp.add(srv, l) {
+		l.Close()
+		return net.ErrClosed
+	}
+	if err := srv.Serve(l); err != nil && !errors.Is(err, smtp.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// lmtpServers are the running servers and their connections.
+type lmtpServers struct {
+	mu       sync.Mutex
+	stopping bool
+	servers  []*smtp.Server
+	sessions map[*lmtpSession]struct{}
+}
+
+func (s *lmtpServers) add(srv *smtp.Server, l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopping {
+		s.servers = append(s.servers, srv)
+	}
+	return !s.stopping
+}
+
+// shutdown ends transactions that run, tells the idle to go (421), and cuts
+// what is left when ctx ends.
+func (s *lmtpServers) shutdown(ctx context.Context) {
+	s.mu.Lock()
+	s.stopping = true
+	servers := s.servers
+	for ses := range s.sessions {
+		ses.hurry()
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, srv := range servers {
+		wg.Go(func() {
+			if srv.Shutdown(ctx) != nil {
+				srv.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// lmtpSession is one connection of a mail server. go-smtp calls it from one
+// goroutine.
+type lmtpSession struct {
+	p    *Proxy
+	id   string
+	log  *slog.Logger
+	conn net.Conn
+	from string
+	opts smtp.MailOptions
+	to   []recipient
+
+	mu   sync.Mutex
+	busy bool // a message is on its way
+}
+
+// recipient is one RCPT that was accepted.
+type recipient struct {
+	addr  string
+	entry backend.Entry
+}
+
+func (p *Proxy) newLMTPSession(c *smtp.Conn) *lmtpSession {
+	id := newID()
+	s := &lmtpSession{p: p, id: id, conn: c.Conn(), log: p.log.With("session", id, "client", c.Conn().RemoteAddr().String())}
+	p.metrics.connections.WithLabelValues(string(backend.LMTP)).Inc()
+	p.lmtp.mu.Lock()
+	defer p.lmtp.mu.Unlock()
+	if p.lmtp.sessions == nil {
+		p.lmtp.sessions = map[*lmtpSession]struct{}{}
+	}
+	p.lmtp.sessions[s] = struct{}{}
+	if p.lmtp.stopping {
+		s.hurry()
+	}
+	return s
+}
+
+// hurry ends a connection that waits for a command; go-smtp answers 421.
+func (s *lmtpSession) hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.busy {
+		s.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// Logout implements smtp.Session.
+func (s *lmtpSession) Logout() error {
+	s.p.lmtp.mu.Lock()
+	defer s.p.lmtp.mu.Unlock()
+	delete(s.p.lmtp.sessions, s)
+	return nil
+}
+
+// Reset implements smtp.Session.
+func (s *lmtpSession) Reset() { s.from, s.opts, s.to = "", smtp.MailOptions{}, nil }
+
+// Mail implements smtp.Session.
+func (s *lmtpSession) Mail(from string, opts *smtp.MailOptions) error {
+	s.Reset()
+	if !line.ValidCredential(from) {
+		return smtpError(553, smtp.EnhancedCode{5, 1, 7}, "Invalid sender address")
+	}
+	s.from = from
+	if opts != nil {
+		s.opts = *opts
+	}
+	return nil
+}
+
+// Rcpt looks the recipient up. Nobody's address is refused for good, a
+// directory that cannot tell makes the sender come back.
+func (s *lmtpSession) Rcpt(to string, _ *smtp.RcptOptions) error {
+	if !line.ValidCredential(to) || strings.ContainsAny(to, "<>") {
+		return smtpError(553, smtp.EnhancedCode{5, 1, 3}, "Invalid recipient address")
+	}
+	entry, err := s.p.lookup(s.p.ctx, to)
+	if backend.IsKind(err, backend.KindNotFound) {
+		s.p.metrics.deliveries.WithLabelValues("rejected").Inc()
+		return smtpError(550, smtp.EnhancedCode{5, 1, 1}, "No such user here")
+	}
+	if err != nil {
+		s.log.Warn("recipient cannot be looked up", "recipient", to, "error", err)
+		s.p.metrics.deliveries.WithLabelValues("deferred").Inc()
+		return smtpError(451, smtp.EnhancedCode{4, 3, 0}, "Temporary failure, please try again ("+s.id+")")
+	}
+	s.to = append(s.to, recipient{to, entry})
+	return nil
+}
+
+// Data is not called in LMTP.
+func (s *lmtpSession) Data(io.Reader) error {
+	return smtpError(502, smtp.EnhancedCode{5, 5, 1}, "Not implemented")
+}
+
+// LMTPData delivers one message and answers for each recipient.
+func (s *lmtpSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
+	s.setBusy(true)
+	defer s.setBusy(false)
+	body, err := newSpool(r, s.p.o.SpoolDir)
+	if err != nil {
+		var se *smtp.SMTPError
+		if errors.As(err, &se) {
+			return err // too long, or a broken line
+		}
+		s.log.Error("message cannot be spooled", "error", err)
+		return smtpError(451, smtp.EnhancedCode{4, 3, 1}, "Temporary failure, please try again ("+s.id+")")
+	}
+	defer body.Close()
+	// A sender that goes away does not end what is under way: a store may have
+	// taken the message already.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.p.ctx), lmtpDeliver)
+	defer cancel()
+	d := &delivery{p: s.p, log: s.log, id: s.id + "-" + newID(), from: s.from, opts: s.opts, body: body}
+	for i, err := range d.run(ctx, s.to) {
+		result := "delivered"
+		if err != nil {
+			result = "deferred"
+			if se := (*smtp.SMTPError)(nil); errors.As(err, &se) && se.Code >= 500 {
+				result = "rejected"
+			}
+		}
+		s.p.metrics.deliveries.WithLabelValues(result).Inc()
+		status.SetStatus(s.to[i].addr, err)
+	}
+	return nil
+}
+
+func (s *lmtpSession) setBusy(on bool) {
+	s.mu.Lock()
+	s.busy = on
+	s.mu.Unlock()
+	if on {
+		return
+	}
+	s.p.lmtp.mu.Lock()
+	stopping := s.p.lmtp.stopping
+	s.p.lmtp.mu.Unlock()
+	if stopping {
+		s.hurry()
+	}
+}
+
+func smtpError(code int, enhanced smtp.EnhancedCode, text string) error {
+	return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: text}
+}
+
+// smtpOf maps kinds of errors to replies, in one place. id goes to the sender,
+// the cause to the log.
+func smtpOf(err error, id string) error {
+	var se *smtp.SMTPError
+	if err == nil || errors.As(err, &se) {
+		return err
+	}
+	text := fmt.Sprintf("%s (%s)", backend.UserText(err), id)
+	switch backend.KindOf(err) {
+	case backend.KindNotFound:
+		return smtpError(550, smtp.EnhancedCode{5, 1, 1}, "No such user here")
+	case backend.KindOverQuota:
+		return smtpError(452, smtp.EnhancedCode{4, 2, 2}, "Mailbox is full ("+id+")")
+	case backend.KindTooLarge:
+		return smtpError(552, smtp.EnhancedCode{5, 3, 4}, "Message is too large")
+	case backend.KindPermission:
+		return smtpError(550, smtp.EnhancedCode{5, 7, 1}, text)
+	case backend.KindInvalid:
+		return smtpError(554, smtp.EnhancedCode{5, 6, 0}, text)
+	}
+	return smtpError(451, smtp.EnhancedCode{4, 3, 0}, "Temporary failure, please try again ("+id+")")
+}

@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"mailferry/backend"
+	"mailferry/internal/line"
+)
+
+// loginError carries an outcome with the cause for the log.
+type loginError struct {
+	outcome outcome
+	err     error
+}
+
+func (e *loginError) Error() string { return e.err.Error() }
+func (e *loginError) Unwrap() error { return e.err }
+
+func denied(err error) error      { return &loginError{outcomeDenied, err} }
+func unavailable(err error) error { return &loginError{outcomeUnavailable, err} }
+
+// nobodyAuthenticator is a Directory that can spend the time of a failing
+// Authenticate for a user that does not exist.
+type nobodyAuthenticator interface {
+	AuthenticateNobody(ctx context.Context, password backend.Secret)
+}
+
+// maxReroutes bounds how often a login starts over because a hold came in
+// between.
+const maxReroutes = 5
+
+// login turns credentials into a session that is registered and may be run: the
+// order is controls, lookup, placement and hold, password, backend connection.
+// Nothing is sent to a store for a user who is not known and not let in.
+func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, error) {
+	if c.user == "" || !line.ValidCredential(c.user) || !line.ValidSecret(string(c.password)) {
+		p.nobody(ctx, c.password)
+		return nil, denied(errors.New("control characters, or nothing, in the credentials"))
+	}
+	entry, err := p.lookup(ctx, c.user)
+	if backend.IsKind(err, backend.KindNotFound) || err == nil && entry.Disabled {
+		p.nobody(ctx, c.password)
+		if err == nil {
+			err = errors.New("user is disabled")
+		}
+		return nil, denied(err)
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	// Wait for a hold before the password is checked, so that the check is as
+	// short before the connection as it can be.
+	_, t, _, err := p.reg.admit(ctx, entry.User, false, p.o.HoldWait)
+	if err != nil {
+		return nil, held(err)
+	}
+	t.close()
+	if entry.CheckPassword {
+		if err := p.o.Directory.Authenticate(ctx, entry, c.password); backend.IsKind(err, backend.KindAuthentication) {
+			return nil, denied(err)
+		} else if err != nil {
+			return nil, unavailable(err)
+		}
+	}
+	for range maxReroutes {
+		s, err := p.open(ctx, f, entry, c.password)
+		if !errors.Is(err, errRerouted) {
+			return s, err
+		}
+	}
+	return nil, unavailable(errRerouted)
+}
+
+var errRerouted = errors.New("a hold began during the login")
+
+// open connects to the store that rules now. errRerouted: a hold began
+// meanwhile, nothing is left open.
+func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, password backend.Secret) (*session, error) {
+	cctx, t, pl, err := p.reg.admit(ctx, entry.User, false, p.o.HoldWait)
+	if err != nil {
+		return nil, held(err)
+	}
+	defer t.close()
+	route, err := p.route(entry, pl)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	b, err := p.o.Connector.Connect(cctx, ConnectRequest{Route: route, Protocol: f.proto.name, Password: password,
+		CheckPassword: !entry.CheckPassword, Client: f.c.NetConn().RemoteAddr(), Session: f.id})
+	switch {
+	case err != nil && cctx.Err() != nil && ctx.Err() == nil:
+		return nil, errRerouted
+	case backend.IsKind(err, backend.KindAuthentication) && !entry.CheckPassword:
+		return nil, denied(err)
+	case err != nil:
+		return nil, unavailable(err)
+	}
+	target := ""
+	if pl != nil {
+		target = pl.Target
+	}
+	nc, _ := f.c.Hijack()
+	s := newSession(p, f.id, nc, b, route, p.profiles.policy(route.Store, target, b.Caps))
+	if !delegated(route.Store) || !entry.CheckPassword && p.keepsPasswords(route.Store) {
+		s.password = password
+	}
+	if !p.reg.enter(t, s) {
+		b.Close()
+		return nil, errRerouted
+	}
+	return s, nil
+}
+
+// keepsPasswords reports whether a user of st may move to a store without
+// delegated login, for which the session then keeps the password in memory.
+func (p *Proxy) keepsPasswords(st *backend.Store) bool {
+	for _, name := range p.profiles.groups[st.Name] {
+		if other, _, err := p.o.Stores.Find(name); err == nil && !delegated(other) {
+			return true
+		}
+	}
+	return false
+}
+
+func held(err error) error {
+	if backend.IsKind(err, backend.KindTemporary) {
+		return &loginError{outcomeHeld, err}
+	}
+	return unavailable(err)
+}
+
+// lookupLimit bounds a lookup from here; the directory has limits of its own.
+const lookupLimit = 6 * time.Second
+
+func (p *Proxy) lookup(ctx context.Context, name string) (backend.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
+	defer cancel()
+	return p.o.Directory.Lookup(ctx, name)
+}
+
+// nobody does the work of checking a password, for its time alone.
+func (p *Proxy) nobody(ctx context.Context, password backend.Secret) {
+	if n, ok := p.o.Directory.(nobodyAuthenticator); ok && password != "" && line.ValidSecret(string(password)) {
+		n.AuthenticateNobody(ctx, password)
+	}
+}
+
+// route is the placement's store, or the directory's where none rules. There is
+// no default.
+func (p *Proxy) route(entry backend.Entry, pl *backend.Placement) (backend.Route, error) {
+	if pl != nil {
+		r, err := p.routeOf(*pl)
+		r.Entry = entry
+		return r, err
+	}
+	if entry.Store == "" {
+		return backend.Route{}, backend.Errorf(backend.KindUnavailable, "", "directory %s names no store for %s", entry.Directory, entry.User)
+	}
+	st, host, err := p.o.Stores.Find(entry.Store)
+	return backend.Route{User: entry.User, Store: st, Host: host, Entry: entry}, err
+}
+
+func (p *Proxy) routeOf(pl backend.Placement) (backend.Route, error) {
+	name := pl.Store
+	st, host, err := p.o.Stores.Find(name)
+	if err != nil && pl.Host != "" {
+		st, host, err = p.o.Stores.Find(pl.Host)
+	}
+	if err == nil && pl.Host != "" && !st.Local() {
+		host = pl.Host
+	}
+	return backend.Route{User: pl.User, Store: st, Host: host, Epoch: pl.Epoch}, err
+}

@@ -1,0 +1,223 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"mailferry/backend"
+)
+
+// Proxy is the front of a node. Safe for concurrent use.
+type Proxy struct {
+	o        Options
+	log      *slog.Logger
+	metrics  *metrics
+	profiles *profiles
+	reg      *registry
+	unwatch  func()
+	lmtp     lmtpServers
+
+	upOctets, downOctets prometheus.Counter
+
+	ctx    context.Context // ended by Shutdown
+	cancel context.CancelFunc
+
+	mu        sync.Mutex
+	stopping  bool
+	listeners map[net.Listener]struct{}
+	conns     map[net.Conn]struct{}
+	wg        sync.WaitGroup // of connections
+}
+
+// New makes a proxy and begins to follow the placements. It serves nothing yet.
+func New(o Options) (*Proxy, error) {
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{o: o, log: o.Logger, metrics: m, profiles: newProfiles(&o),
+		listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{}}
+	p.upOctets, p.downOctets = m.octets.WithLabelValues("up"), m.octets.WithLabelValues("down")
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.reg = newRegistry(p)
+	p.unwatch = o.Placements.Subscribe(p.reg.changed)
+	return p, nil
+}
+
+// ServeIMAP accepts IMAP clients on l until Shutdown, which closes l; then it
+// returns nil. implicitTLS: TLS from the first octet.
+func (p *Proxy) ServeIMAP(l net.Listener, implicitTLS bool) error {
+	if implicitTLS && p.o.TLS == nil {
+		l.Close()
+		return errors.New("proxy: implicit TLS without certificates")
+	}
+	return p.serve(l, func(nc net.Conn) { p.handle(nc, &imap, implicitTLS) })
+}
+
+// tlsFor is the TLS configuration for a protocol. The protocol's name is
+// demanded of clients that speak ALPN (RFC 7301), against cross-protocol attacks.
+func (p *Proxy) tlsFor(proto *protocol) *tls.Config {
+	c := p.o.TLS.Clone()
+	c.NextProtos = []string{proto.alpn}
+	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+	return c
+}
+
+func (p *Proxy) track(l net.Listener) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping {
+		return false
+	}
+	p.listeners[l] = struct{}{}
+	return true
+}
+
+func (p *Proxy) untrack(l net.Listener) {
+	l.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.listeners, l)
+}
+
+// begin counts a connection; false: there are too many, or the proxy stops.
+func (p *Proxy) begin(nc net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping || len(p.conns) >= p.o.MaxConnections {
+		return false
+	}
+	p.conns[nc] = struct{}{}
+	p.wg.Add(1)
+	return true
+}
+
+func (p *Proxy) end(nc net.Conn) {
+	nc.Close()
+	p.mu.Lock()
+	delete(p.conns, nc)
+	p.mu.Unlock()
+	p.wg.Done()
+}
+
+// SessionInfo describes a session that is logged in.
+type SessionInfo struct {
+	ID       string           `json:"id"`
+	User     string           `json:"user"`
+	Protocol backend.Protocol `json:"protocol"`
+	Client   string           `json:"client"`
+	Store    string           `json:"store"`
+	Host     string           `json:"host,omitempty"`
+	Since    time.Time        `json:"since"`
+	Mailbox  string           `json:"mailbox,omitempty"` // selected, as the client named it
+	Idle     bool             `json:"idle"`              // in IDLE
+	Held     bool             `json:"held"`
+	// Unattachable is why the session would be closed by a move; empty: it
+	// would be carried over.
+	Unattachable string `json:"unattachable,omitempty"`
+}
+
+// Sessions lists the sessions that are logged in, in no order.
+func (p *Proxy) Sessions() []SessionInfo {
+	sessions := p.reg.all("")
+	out := make([]SessionInfo, len(sessions))
+	for i, s := range sessions {
+		out[i] = s.info()
+	}
+	return out
+}
+
+func (s *session) info() SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := SessionInfo{ID: s.id, User: s.user, Protocol: backend.IMAP, Client: s.client.RemoteAddr().String(),
+		Store: s.route.Store.Name, Host: s.route.Host, Since: s.started, Idle: s.tr.idle != idleOff,
+		Held: !s.held.IsZero(), Unattachable: string(s.tr.attachable())}
+	if s.tr.sel.on {
+		i.Mailbox = string(s.tr.sel.mailbox)
+	}
+	return i
+}
+
+// Kick closes a user's sessions with BYE, at a response boundary where there is
+// one, and returns how many there were. It does not wait for their end.
+func (p *Proxy) Kick(user string) int {
+	sessions := p.reg.all(user)
+	for _, s := range sessions {
+		go s.bye("UNAVAILABLE", "Disconnected by the administrator")
+	}
+	return len(sessions)
+}
+
+// Shutdown stops accepting, lets each session end the command that runs, says
+// BYE, and waits for all connections until ctx ends, when they are cut. It
+// returns ctx's error in that case. Again is harmless.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	first := !p.stopping
+	p.stopping = true
+	for l := range p.listeners {
+		l.Close()
+	}
+	p.mu.Unlock()
+	if first {
+		p.unwatch()
+	}
+	p.reg.mu.Lock()
+	p.reg.stop = true
+	p.reg.mu.Unlock()
+	p.cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { p.lmtp.shutdown(ctx) })
+	for _, s := range p.reg.all("") {
+		wg.Go(func() { s.farewell(ctx) })
+	}
+	wg.Wait()
+	idle := make(chan struct{})
+	go func() {
+		p.wg.Wait()
+		p.reg.wg.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	for nc := range p.conns {
+		nc.Close()
+	}
+	p.mu.Unlock()
+	<-idle
+	return ctx.Err()
+}
+
+// farewell says BYE once the commands in flight are answered, or ctx ends.
+func (s *session) farewell(ctx context.Context) {
+	s.mu.Lock()
+	s.tr.ending = true
+	var quiet chan struct{}
+	if !s.tr.quiet() && !s.closing {
+		quiet = make(chan struct{})
+		s.quiet = quiet
+	}
+	s.mu.Unlock()
+	if quiet != nil {
+		select {
+		case <-quiet:
+		case <-ctx.Done():
+		}
+	}
+	s.bye("UNAVAILABLE", "Server is shutting down")
+}
