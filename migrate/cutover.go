@@ -83,11 +83,13 @@ type Move struct {
 	expired  bool // the hold's time is over
 	stored   bool // the directory knows the new store
 	reported bool // the proxies' reports are in
-	copyOnly bool
+	cut      bool // this hold was cut off by a crash, which is nobody's refusal
+	until    State
 }
 
-// NewMove begins a move. A copy-only one ends in Ready.
-func NewMove(copyOnly bool) Move { return Move{copyOnly: copyOnly} }
+// NewMove begins a move that ends in until: Final, Ready for a copy without a
+// flip, or Checked for a dry run.
+func NewMove(until State) Move { return Move{until: until} }
 
 // MaxHolds is how often a hold is tried. From the third on sessions that cannot
 // be frozen are closed by the proxies.
@@ -116,6 +118,7 @@ const (
 	EvStored
 	EvReported
 	EvFailed // the action failed; Reason says why
+	EvGaveUp // it failed for good, or too often
 	EvRetry
 	EvPause
 	EvContinue
@@ -177,7 +180,13 @@ func (m Move) Step() Step { return m.step }
 
 // Done reports whether nothing is left to do.
 func (m Move) Done() bool {
-	return m.State == Final || m.State == Failed || m.State == RolledBack || m.State == Ready && m.copyOnly
+	switch m.State {
+	case Final, Failed, RolledBack:
+		return true
+	case Ready, Checked:
+		return m.State == m.until
+	}
+	return false
 }
 
 // Begin is what to do with a move that is read from the journal, or is new. A
@@ -188,7 +197,7 @@ func (m Move) Begin() (Move, []Action) {
 		return m, []Action{DoCheck}
 	case Checked, Copying, Following, Ready:
 		if m.Activated { // an abort was cut off before it was finished
-			m.State, m.step = Holding, StepLookup
+			m.State, m.step, m.cut = Holding, StepLookup, true
 			return m, []Action{DoLookup}
 		}
 		if m.Done() {
@@ -197,7 +206,7 @@ func (m Move) Begin() (Move, []Action) {
 		m.State = Copying // the first pass after a start is a full one
 		return m, []Action{DoSync}
 	case Holding:
-		m.step = StepLookup
+		m.step, m.cut = StepLookup, true
 		return m, []Action{DoLookup}
 	case Flipped, Soaking:
 		return m, []Action{DoSetStore, DoReport}
@@ -242,9 +251,18 @@ func (m Move) pause() (Move, []Action) {
 func (m Move) listed(ev Event) (Move, []Action) {
 	switch ev.Kind {
 	case EvChecked:
+		m.Reason = ""
+		if m.State = Checked; m.Done() {
+			return m, nil
+		}
 		m.State = Copying
 		return m, []Action{DoSync}
 	case EvFailed:
+		m.Reason = ev.Reason
+		return m, []Action{DoBackOff}
+	case EvRetry:
+		return m, []Action{DoCheck}
+	case EvGaveUp:
 		return m.fail(ev.Reason)
 	case EvPause:
 		return m.pause()
@@ -271,6 +289,8 @@ func (m Move) syncing(ev Event) (Move, []Action) {
 		return m, []Action{DoBackOff}
 	case EvRetry:
 		return m, []Action{DoSync}
+	case EvGaveUp:
+		return m.fail(ev.Reason)
 	case EvPause:
 		return m.pause()
 	}
@@ -281,7 +301,9 @@ func (m Move) ready(ev Event) (Move, []Action) {
 	switch {
 	case ev.Kind == EvPause:
 		return m.pause()
-	case m.copyOnly:
+	case ev.Kind == EvGaveUp:
+		return m.fail(ev.Reason)
+	case m.Done():
 		return m, nil
 	case ev.Kind == EvSynced && !ev.Fast: // a pass while it waited for its slot
 		m.State = Following
@@ -308,6 +330,9 @@ func (m Move) holding(ev Event) (Move, []Action) {
 			return m.advance(StepQuiet, DoAwaitQuiet)
 		case EvSwapLost:
 			return m.lookup(ev.Reason)
+		case EvFailed: // it was not tried
+			m.Reason = ev.Reason
+			return m.backToReady()
 		}
 	case StepQuiet:
 		return m.expect(ev, EvQuiet, StepDelta, DoLastDelta)
@@ -434,7 +459,10 @@ func (m Move) released() (Move, []Action) {
 // backToReady ends an aborted hold: it is tried again, but not for ever.
 func (m Move) backToReady() (Move, []Action) {
 	m.step = StepNone
-	m.Tries++
+	if !m.cut {
+		m.Tries++
+	}
+	m.cut = false
 	if m.Tries >= MaxHolds {
 		return m.fail(fmt.Sprintf("%d holds were aborted, the last because: %s", m.Tries, orReason(m.Reason, "unknown")))
 	}

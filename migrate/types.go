@@ -1,4 +1,129 @@
 package migrate
 
+import (
+	"context"
+	"log/slog"
+	"net"
+	"time"
+
+	"mailferry/backend"
+)
+
 // BatchID names a batch of moves; it is a directory's name.
 type BatchID string
+
+// BatchSpec is an order to move users. It is kept in the journal.
+type BatchSpec struct {
+	ID    BatchID  `json:"id"` // empty: Start makes one
+	Users []string `json:"users"`
+	// From is the old store; empty: wherever each user is.
+	From string `json:"from,omitempty"`
+	To   string `json:"to"`
+	// Parallel users at a time; default 4.
+	Parallel int  `json:"parallel,omitempty"`
+	CopyOnly bool `json:"copy_only,omitempty"` // stop at ready
+	Dry      bool `json:"dry,omitempty"`       // stop at checked
+	// AllowSkipped flips a user although messages could not be read.
+	AllowSkipped bool `json:"allow_skipped,omitempty"`
+	// Attempts is how often a check or a pass may fail in a row; default 8.
+	Attempts int `json:"attempts,omitempty"`
+	// OnChange is called when a user's state changes, from the user's worker.
+	// It is not kept over a restart.
+	OnChange func(UserStatus) `json:"-"`
+}
+
+func (s *BatchSpec) until() State {
+	switch {
+	case s.Dry:
+		return Checked
+	case s.CopyOnly:
+		return Ready
+	}
+	return Final
+}
+
+// UserStatus is where one user's move stands.
+type UserStatus struct {
+	User         string        `json:"user"`
+	State        State         `json:"state"`
+	Reason       string        `json:"reason,omitempty"` // of a failure, or of the last try's
+	Tries        int           `json:"tries,omitempty"`
+	Messages     int64         `json:"messages"` // found so far
+	MessagesDone int64         `json:"messages_done"`
+	Octets       int64         `json:"octets"`
+	OctetsDone   int64         `json:"octets_done"`
+	Rate         float64       `json:"rate"` // octets per second since the start of the copy
+	Elapsed      time.Duration `json:"elapsed"`
+	Running      bool          `json:"running"`
+}
+
+// BatchStatus is where a batch stands.
+type BatchStatus struct {
+	ID       BatchID       `json:"id"`
+	From     string        `json:"from,omitempty"`
+	To       string        `json:"to"`
+	Paused   bool          `json:"paused,omitempty"`
+	Stopped  bool          `json:"stopped,omitempty"`
+	Finished bool          `json:"finished"` // every user is done, or the batch was stopped
+	Counts   map[State]int `json:"counts"`
+	Users    []UserStatus  `json:"users"` // in the order of the spec
+}
+
+// Done and Failed count users that need nothing more.
+func (b *BatchStatus) Done() int { return b.Counts[Final] }
+
+// Failed counts the users that failed.
+func (b *BatchStatus) Failed() int { return b.Counts[Failed] }
+
+// Options are what an Engine needs.
+type Options struct {
+	// Dir holds a directory per batch.
+	Dir        string
+	Importer   backend.Importer
+	Placements backend.PlacementWriter
+	// Lookup asks the directories for a user.
+	Lookup func(ctx context.Context, user string) (backend.Entry, error)
+	// SetStore writes the new store into the directory that knows the user;
+	// nil, or an error of KindPermission: it cannot be written, the placement
+	// goes on ruling.
+	SetStore func(ctx context.Context, e backend.Entry, store string) error
+	Stores   map[string]*backend.Store
+	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	Logger   *slog.Logger
+	Metrics  Metrics
+	Timing   Timing
+	// Holds is how many users may be on hold at once; default 2.
+	Holds int
+}
+
+// Metrics are called as things happen; nil ones are left out. State names are a
+// closed set; see State.
+type Metrics struct {
+	State    func(from, to State)
+	Messages func(copied, vanished, flagged int)
+	Octets   func(n int64)
+	Hold     func(d time.Duration, flipped bool)
+}
+
+// Timing are the limits of a move; zero values are the defaults.
+type Timing struct {
+	ReadyDelta time.Duration // 500 ms: a pass this short makes a user ready
+	Hold       time.Duration // 5 s: the whole hold, up to the flip
+	Quiet      time.Duration // 3 s: the proxies' confirmations
+	Report     time.Duration // 5 s: the proxies' reports after the flip
+	BackOff    time.Duration // 1 s, doubled up to 64 times that
+}
+
+func (t Timing) withDefaults() Timing {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&t.ReadyDelta, 500*time.Millisecond)
+	set(&t.Hold, 5*time.Second)
+	set(&t.Quiet, 3*time.Second)
+	set(&t.Report, 5*time.Second)
+	set(&t.BackOff, time.Second)
+	return t
+}

@@ -1,0 +1,319 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// driver carries out one user's move: it asks the state machine what to do,
+// does it, and tells it the outcome.
+type driver struct {
+	// Set at start.
+	e    *Engine
+	b    *batch
+	user string // as the batch names it
+	log  *slog.Logger
+
+	// Owned by run.
+	move     Move
+	route    route
+	acct     *account
+	failures int // in a row
+	stuck    int // retries of an abort during shutdown
+	slot     bool
+	hold     *hold
+	pause    *Pause
+}
+
+// route is what check finds out: who the user is, and from where to where.
+type route struct {
+	entry    backend.Entry
+	from, to *backend.Store
+	host     string
+}
+
+// savedRoute is the part of a route that a restart needs without asking anybody.
+type savedRoute struct {
+	User string `json:"user"`
+	From string `json:"from"`
+	Host string `json:"host,omitempty"`
+	To   string `json:"to"`
+}
+
+// hold is one attempt's clock.
+type hold struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	began  time.Time
+}
+
+// run takes the move on until enough says so, at the latest until it is done or
+// paused. It ends with an error when ctx does; what it leaves is in the journal.
+func (d *driver) run(ctx context.Context, enough func(Move) bool) error {
+	defer d.cleanup()
+	next, todo := d.move.Begin()
+	if err := d.become(next); err != nil {
+		return err
+	}
+	for !d.move.Done() && d.move.State != Paused && !enough(d.move) {
+		ev, err := d.step(ctx, &todo)
+		if err != nil {
+			return err
+		}
+		if d.hold != nil && d.hold.ctx.Err() != nil {
+			d.move, _ = d.move.Next(Event{Kind: EvExpired})
+		}
+		next, acts := d.move.Next(ev)
+		if err := d.become(next); err != nil {
+			if !refusable(acts) {
+				return err
+			}
+			// What may not be begun without a record is not begun.
+			next, acts = next.Next(Event{Kind: EvFailed, Reason: "journal: " + err.Error()})
+			d.move = next
+		}
+		todo = append(todo, acts...)
+	}
+	return nil
+}
+
+// refusable actions change something outside, and have to be in the journal
+// before; the machine takes EvFailed for them.
+func refusable(acts []Action) bool {
+	return len(acts) == 1 && (acts[0] == DoSwapHold || acts[0] == DoActivate)
+}
+
+// step performs the next action, or waits for a slot when the user is ready.
+func (d *driver) step(ctx context.Context, todo *[]Action) (Event, error) {
+	if d.move.State != Holding && d.move.State != Flipped {
+		if ctx.Err() != nil {
+			return Event{}, context.Cause(ctx)
+		}
+		if d.b.pausing() {
+			*todo = nil
+			return Event{Kind: EvPause}, nil
+		}
+	}
+	if d.move.State == Ready {
+		return d.grant(ctx)
+	}
+	if len(*todo) == 0 {
+		return Event{}, fmt.Errorf("nothing to do in state %v", d.move.State)
+	}
+	a := (*todo)[0]
+	*todo = (*todo)[1:]
+	return d.do(ctx, a)
+}
+
+// become records m, when its persisted part changed, and shows it.
+func (d *driver) become(m Move) error {
+	was := d.move
+	d.move = m
+	if was.State == Holding && m.State != Holding {
+		d.endHold(m)
+		d.release()
+	}
+	if d.move.persisted() == was.persisted() {
+		return nil
+	}
+	if was.State != m.State {
+		d.log.Info("move", "from", was.State, "to", m.State, "reason", m.Reason)
+	}
+	d.b.show(d.user, m)
+	if err := d.b.journal.move(d.user, m, time.Now()); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if was.State != m.State {
+		d.e.stateChanged(d.b, d.user, was.State, m.State)
+	}
+	return nil
+}
+
+// persisted is the part of a move that the journal keeps.
+func (m Move) persisted() Move {
+	return Move{State: m.State, Base: m.Base, Activated: m.Activated, Tries: m.Tries, Prior: m.Prior, Reason: m.Reason}
+}
+
+// do performs an action. Once a user is on hold the end of ctx does not stop
+// it: the hold has limits of its own.
+func (d *driver) do(ctx context.Context, a Action) (Event, error) {
+	free := context.WithoutCancel(ctx)
+	switch a {
+	case DoCheck:
+		return d.outcome(EvChecked, d.check(ctx))
+	case DoSync:
+		return d.sync(ctx)
+	case DoSwapHold:
+		return d.swapHold(free), nil
+	case DoAwaitQuiet:
+		return d.awaitQuiet(), nil
+	case DoLastDelta:
+		return d.lastDelta(), nil
+	case DoCompare:
+		return d.compare(), nil
+	case DoActivate:
+		return held(EvActivated, d.acct.imp.Activate(d.hold.ctx, d.move.Base+2)), nil
+	case DoSwapNew:
+		return d.swap(free, backend.PlacementActive, d.route.to.Name, "", 2), nil
+	case DoSwapOld:
+		return d.swap(free, backend.PlacementActive, d.route.from.Name, d.route.host, 2), nil
+	case DoFence:
+		return d.swap(free, backend.PlacementActive, d.route.from.Name, d.route.host, 1), nil
+	case DoLookup:
+		return d.lookup(free), nil
+	case DoReopen:
+		return d.reopen(free), nil
+	case DoSetStore:
+		return d.setStore(free), nil
+	case DoReport:
+		return d.report(free), nil
+	case DoBackOff:
+		return d.backOff(ctx)
+	}
+	return Event{}, fmt.Errorf("unknown action %v", a)
+}
+
+// held is the outcome of a step of a hold.
+func held(good EventKind, err error) Event {
+	if err != nil {
+		return Event{Kind: EvFailed, Reason: err.Error()}
+	}
+	return Event{Kind: good}
+}
+
+// outcome is that of a check or a pass: failures are tried again, but for those
+// that will not go away.
+func (d *driver) outcome(good EventKind, err error) (Event, error) {
+	if err == nil {
+		d.failures = 0
+		return Event{Kind: good}, nil
+	}
+	d.failures++
+	d.log.Warn("attempt failed", "state", d.move.State, "attempt", d.failures, "error", err)
+	switch k := backend.KindOf(err); {
+	case k == backend.KindAuthentication, k == backend.KindPermission, k == backend.KindConflict, k == backend.KindInvalid,
+		k == backend.KindNotFound, k == backend.KindExists, d.failures >= d.b.attempts():
+		return Event{Kind: EvGaveUp, Reason: err.Error()}, nil
+	}
+	return Event{Kind: EvFailed, Reason: err.Error()}, nil
+}
+
+// sync is one pass.
+func (d *driver) sync(ctx context.Context) (Event, error) {
+	if err := d.prepare(ctx); err != nil {
+		return d.outcome(EvSynced, err)
+	}
+	began := time.Now()
+	done := d.acct.progress.OctetsDone.Load()
+	p, err := d.acct.sync(ctx)
+	if err == nil {
+		err = p.err()
+	}
+	if ctx.Err() != nil {
+		return Event{}, context.Cause(ctx)
+	}
+	if d.b.pausing() {
+		return Event{Kind: EvPause}, nil
+	}
+	d.e.passed(p, d.acct.progress.OctetsDone.Load()-done)
+	ev, _ := d.outcome(EvSynced, err)
+	ev.Fast = time.Since(began) < d.e.timing.ReadyDelta
+	if err == nil && d.b.spec.CopyOnly {
+		d.certify("copied")
+	}
+	return ev, nil
+}
+
+// yield lets holds pass; it ends a copy that is to be paused.
+func (d *driver) yield(ctx context.Context) error {
+	if d.b.pausing() {
+		return backend.NewError(backend.KindTemporary, "The batch is paused.")
+	}
+	return d.e.yield(ctx)
+}
+
+// prepare finds the route after a restart, and opens the account.
+func (d *driver) prepare(ctx context.Context) error {
+	if err := d.findRoute(ctx); err != nil {
+		return err
+	}
+	if d.acct == nil {
+		d.acct = newAccount(d.route.entry.User, d.dialSource, d.e.opt.Importer)
+		d.acct.log, d.acct.yield = d.log, d.yield
+		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing()) }
+		d.b.attach(d.user, d.acct.progress)
+	}
+	return nil
+}
+
+// findRoute takes the route from the journal, or asks for it.
+func (d *driver) findRoute(ctx context.Context) error {
+	if d.route.from != nil {
+		return nil
+	}
+	if r, ok := d.b.routes.get(d.user); ok {
+		d.route.from, d.route.to, d.route.host = d.e.opt.Stores[r.From], d.e.opt.Stores[r.To], r.Host
+		d.route.entry.User = r.User
+		if d.route.from == nil || d.route.to == nil {
+			d.route = route{}
+			return backend.Errorf(backend.KindInvalid, "A store is no longer configured.", "stores %q and %q", r.From, r.To)
+		}
+		return nil
+	}
+	r, err := d.e.resolve(ctx, &d.b.spec, d.user)
+	if err == nil {
+		d.route = r
+	}
+	return err
+}
+
+func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
+	c, err := remote.DialIMAP(ctx, remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User,
+		Dial: d.e.opt.Dial, Logger: d.log})
+	if err != nil {
+		return nil, err
+	}
+	return remote.NewClient(c), nil
+}
+
+// backOff waits: shortly for a user who is on hold, with growing delays else.
+func (d *driver) backOff(ctx context.Context) (Event, error) {
+	wait := d.e.timing.BackOff << min(d.failures, 6)
+	if d.move.State == Holding {
+		wait = d.e.timing.BackOff / 10
+	}
+	wait += time.Duration(rand.Int64N(int64(wait)/4 + 1))
+	stop := ctx.Done()
+	if d.move.State == Holding && d.stuck < maxStuck {
+		// Somebody waits for this hold to end: shutting down comes second,
+		// but not for ever.
+		if stop = nil; ctx.Err() != nil {
+			d.stuck++
+		}
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return Event{Kind: EvRetry}, nil
+	case <-stop:
+		return Event{}, context.Cause(ctx)
+	}
+}
+
+// maxStuck is how often an abort is tried while the engine shuts down.
+const maxStuck = 20
+
+func (d *driver) cleanup() {
+	d.endHold(d.move)
+	d.release()
+	if d.acct != nil {
+		d.acct.close()
+	}
+}

@@ -1,0 +1,282 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"mailferry/backend"
+)
+
+// Engine moves batches of users. Safe for concurrent use.
+type Engine struct {
+	opt    Options // read-only
+	timing Timing
+	log    *slog.Logger
+	slots  chan struct{} // one per user on hold
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	batches map[BatchID]*batch // guarded by mu
+	holding int                // users on hold; guarded by mu
+	calm    chan struct{}      // closed when holding is 0; guarded by mu
+	closed  bool               // guarded by mu
+}
+
+// New makes an engine; it touches nothing before Start or Resume.
+func New(o Options) (*Engine, error) {
+	if o.Dir == "" || o.Importer == nil || o.Placements == nil || o.Lookup == nil {
+		return nil, errors.New("migrate: Dir, Importer, Placements and Lookup are needed")
+	}
+	if o.Holds <= 0 {
+		o.Holds = 2
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	e := &Engine{opt: o, timing: o.Timing.withDefaults(), log: o.Logger, slots: make(chan struct{}, o.Holds),
+		batches: make(map[BatchID]*batch), calm: make(chan struct{})}
+	close(e.calm)
+	e.ctx, e.cancel = context.WithCancelCause(context.Background())
+	return e, nil
+}
+
+// errClosed is the end of everything under an engine.
+var errClosed = backend.NewError(backend.KindUnavailable, "The migration engine is shut down.")
+
+// Start begins a batch and returns when it is in the journal; the moves go on
+// until they are done, or the engine is closed. KindExists: the ID is taken.
+func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if spec.ID == "" {
+		spec.ID = BatchID(time.Now().UTC().Format("20060102-150405.000000"))
+	}
+	if !validID(spec.ID) {
+		return "", backend.NewError(backend.KindInvalid, "A batch is named by letters, digits, dots and dashes.")
+	}
+	if len(spec.Users) == 0 {
+		return "", backend.NewError(backend.KindInvalid, "No users are named.")
+	}
+	spec.Users = unique(spec.Users)
+	if s := e.opt.Stores[spec.To]; s == nil {
+		return "", backend.Errorf(backend.KindInvalid, "The new store is not configured.", "store %q", spec.To)
+	}
+	if busy := e.busy(spec.Users); busy != "" {
+		return "", backend.Errorf(backend.KindConflict, "A user is part of a batch that runs.", "user %q", busy)
+	}
+	j, err := createJournal(e.dir(spec.ID), &spec, time.Now().UTC())
+	if errors.Is(err, errExist) {
+		return "", backend.Errorf(backend.KindExists, "A batch has this name.", "%w", err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("journal of batch %s: %w", spec.ID, err)
+	}
+	return spec.ID, e.launch(newBatch(spec, j))
+}
+
+func (e *Engine) dir(id BatchID) string { return filepath.Join(e.opt.Dir, string(id)) }
+
+func validID(id BatchID) bool {
+	s := string(id)
+	return s != "" && s[0] != '.' && len(s) < 100 && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r))
+	})
+}
+
+func unique(users []string) (out []string) {
+	seen := make(map[string]bool, len(users))
+	for _, u := range users {
+		if !seen[u] {
+			seen[u], out = true, append(out, u)
+		}
+	}
+	return out
+}
+
+// busy names a user who is part of a batch that is not finished.
+func (e *Engine) busy(users []string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, b := range e.batches {
+		if !b.active() {
+			continue
+		}
+		for _, u := range users {
+			if !b.doneWith(u) {
+				return u
+			}
+		}
+	}
+	return ""
+}
+
+// launch runs a batch until it is finished or the engine is closed.
+func (e *Engine) launch(b *batch) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		b.journal.close()
+		return errClosed
+	}
+	e.batches[b.spec.ID] = b
+	ctx, cancel := context.WithCancelCause(e.ctx)
+	b.begin(cancel)
+	e.wg.Go(func() {
+		defer cancel(nil)
+		e.work(ctx, b)
+	})
+	return nil
+}
+
+// Resume goes on with every batch on disk that is not finished, users on hold
+// first. It is called once, before any Start, when placements can be read. It
+// returns without waiting for the moves.
+func (e *Engine) Resume(ctx context.Context) error {
+	ids, err := batches(e.opt.Dir)
+	if err != nil {
+		return fmt.Errorf("batches on disk: %w", err)
+	}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		j, r, e2 := openJournal(e.dir(id))
+		if e2 != nil {
+			e.log.Error("batch cannot be read", "batch", id, "error", e2)
+			err = errors.Join(err, e2)
+			continue
+		}
+		b := newBatch(r.spec, j)
+		b.restore(r)
+		if e2 := e.launch(b); e2 != nil {
+			return e2
+		}
+	}
+	return err
+}
+
+// work runs the batch's users, Parallel at a time. Users who were on hold when
+// the process died come first and beside that number: they wait for it.
+func (e *Engine) work(ctx context.Context, b *batch) {
+	defer b.end()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, u := range b.heldUsers() {
+		wg.Go(func() {
+			e.runUser(ctx, b, u, func(m Move) bool { return !m.held() })
+			b.requeue(u)
+		})
+	}
+	for range b.parallel(e.opt.Stores[b.spec.From]) {
+		wg.Go(func() {
+			for {
+				u, ok := b.next(ctx)
+				if !ok {
+					return
+				}
+				e.runUser(ctx, b, u, func(Move) bool { return false })
+				b.finished(u)
+			}
+		})
+	}
+}
+
+func (e *Engine) runUser(ctx context.Context, b *batch, user string, enough func(Move) bool) {
+	d := &driver{e: e, b: b, user: user, move: b.moveOf(user), log: e.log.With("batch", b.spec.ID, "user", user)}
+	b.running(user, true)
+	defer b.running(user, false)
+	if err := d.run(ctx, enough); err != nil && ctx.Err() == nil {
+		d.log.Error("move ended", "state", d.move.State, "error", err)
+		b.broken(user, err)
+	}
+}
+
+// acquire waits for one of the slots for holds.
+func (e *Engine) acquire(ctx context.Context) error {
+	select {
+	case e.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *Engine) giveBack() { <-e.slots }
+
+// holdBegins makes copying wait.
+func (e *Engine) holdBegins() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.holding++; e.holding == 1 {
+		e.calm = make(chan struct{})
+	}
+}
+
+func (e *Engine) holdEnds(took time.Duration, flipped bool) {
+	e.mu.Lock()
+	if e.holding--; e.holding == 0 {
+		close(e.calm)
+	}
+	e.mu.Unlock()
+	if f := e.opt.Metrics.Hold; f != nil {
+		f(took, flipped)
+	}
+}
+
+func (e *Engine) crowded() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.holding > 0
+}
+
+// yield waits until nobody is on hold.
+func (e *Engine) yield(ctx context.Context) error {
+	e.mu.Lock()
+	calm := e.calm
+	e.mu.Unlock()
+	select {
+	case <-calm:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *Engine) stateChanged(b *batch, user string, from, to State) {
+	if f := e.opt.Metrics.State; f != nil {
+		f(from, to)
+	}
+	if f := b.spec.OnChange; f != nil {
+		f(b.user(user))
+	}
+}
+
+func (e *Engine) passed(p *pass, octets int64) {
+	if f := e.opt.Metrics.Octets; f != nil && octets > 0 {
+		f(octets)
+	}
+	if f := e.opt.Metrics.Messages; f != nil && p != nil {
+		f(p.Copied, p.Vanished, p.Flagged)
+	}
+}
+
+// Close ends all moves at their next safe point and waits for them: a hold that
+// runs is flipped or aborted first. What is not done goes on at the next Resume.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.cancel(errClosed)
+	e.wg.Wait()
+	return nil
+}

@@ -1,0 +1,264 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"mailferry/backend"
+)
+
+// swapTimeout bounds one write of the placement; the outcome of one that takes
+// longer is looked up.
+const swapTimeout = 3 * time.Second
+
+// grant waits for a slot, brings the copy up to date once more, and allows the
+// hold.
+func (d *driver) grant(ctx context.Context) (Event, error) {
+	if !d.slot {
+		if d.move.Tries > 0 { // what spoilt the last hold may need a moment
+			if _, err := d.backOff(ctx); err != nil {
+				return Event{}, err
+			}
+		}
+		if err := d.e.acquire(ctx); err != nil {
+			return Event{}, err
+		}
+		d.slot = true
+	}
+	ev, err := d.sync(ctx) // it may have waited long
+	if err != nil || ev.Kind != EvSynced || !ev.Fast {
+		d.release()
+		return ev, err
+	}
+	p, ok, err := d.e.opt.Placements.Get(ctx, d.route.entry.User)
+	switch {
+	case err != nil:
+		d.release()
+		return d.outcome(EvGrant, err)
+	case ok && p.State == backend.PlacementHolding:
+		d.release()
+		return Event{Kind: EvGaveUp, Reason: fmt.Sprintf("on hold already, by %q", p.Move)}, nil
+	case ok && p.Store != d.route.from.Name:
+		d.release()
+		return Event{Kind: EvGaveUp, Reason: fmt.Sprintf("the user is on store %q, not on %q", p.Store, d.route.from.Name)}, nil
+	}
+	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.e.timing.Hold)
+	d.hold = &hold{ctx: hctx, cancel: cancel, began: time.Now()}
+	d.e.holdBegins()
+	return Event{Kind: EvGrant, Base: p.Epoch}, nil
+}
+
+// endHold stops the clock of a hold, if one runs.
+func (d *driver) endHold(m Move) {
+	if d.hold == nil {
+		return
+	}
+	took := time.Since(d.hold.began)
+	flipped := m.State == Flipped
+	if flipped {
+		d.pause = &Pause{Hold: took, Attempts: m.Tries + 1}
+	}
+	d.hold.cancel()
+	d.hold = nil
+	d.e.holdEnds(took, flipped)
+}
+
+func (d *driver) release() {
+	if d.slot {
+		d.slot = false
+		d.e.giveBack()
+	}
+}
+
+func (d *driver) placement(state backend.PlacementState, store, host string, plus uint64) backend.Placement {
+	return backend.Placement{User: d.route.entry.User, State: state, Store: store, Host: host,
+		Epoch: d.move.Base + plus, Move: string(d.b.spec.ID), Since: time.Now().UTC()}
+}
+
+func (d *driver) swapHold(ctx context.Context) Event {
+	p := d.placement(backend.PlacementHolding, d.route.from.Name, d.route.host, 1)
+	p.Target = d.route.to.Name
+	return d.write(ctx, p)
+}
+
+func (d *driver) swap(ctx context.Context, state backend.PlacementState, store, host string, plus uint64) Event {
+	if d.hold != nil && store == d.route.to.Name && d.hold.ctx.Err() != nil {
+		// Too late to flip. Nothing was written, which the look-up will find.
+		return Event{Kind: EvSwapLost, Reason: "the hold took too long"}
+	}
+	return d.write(ctx, d.placement(state, store, host, plus))
+}
+
+func (d *driver) write(ctx context.Context, p backend.Placement) Event {
+	ctx, cancel := context.WithTimeout(ctx, swapTimeout)
+	defer cancel()
+	if err := d.e.opt.Placements.Swap(ctx, p); err != nil {
+		return Event{Kind: EvSwapLost, Reason: err.Error()}
+	}
+	return Event{Kind: EvSwapped}
+}
+
+// awaitQuiet wants every proxy's word that nothing of the user is under way.
+func (d *driver) awaitQuiet() Event {
+	ctx, cancel := context.WithTimeout(d.hold.ctx, d.e.timing.Quiet)
+	defer cancel()
+	cs, err := d.e.opt.Placements.AwaitQuiet(ctx, d.route.entry.User, d.move.Base+1)
+	for _, c := range cs {
+		if c.Refused != "" {
+			return Event{Kind: EvRefused, Reason: fmt.Sprintf("node %s: %s", c.Node, c.Refused)}
+		}
+	}
+	if err == nil {
+		err = ctx.Err() // what came may not be all
+	}
+	return held(EvQuiet, err)
+}
+
+// lastDelta is the pass after which the source stands still; it seals.
+func (d *driver) lastDelta() Event {
+	p, err := d.acct.sync(d.hold.ctx)
+	if err == nil {
+		err = p.err()
+	}
+	return held(EvSealed, err)
+}
+
+// compare proves equality and writes what it found down, before the flip:
+// afterwards a crash could not find it out again.
+func (d *driver) compare() Event {
+	err := d.acct.compare(d.hold.ctx, d.b.spec.AllowSkipped)
+	if err == nil {
+		d.certify("compared")
+	}
+	return held(EvEqual, err)
+}
+
+// lookup reads the placement.
+func (d *driver) lookup(ctx context.Context) Event {
+	ctx, cancel := context.WithTimeout(ctx, swapTimeout)
+	defer cancel()
+	if err := d.findRoute(ctx); err != nil { // after a restart
+		return Event{Kind: EvFailed, Reason: err.Error()}
+	}
+	p, ok, err := d.e.opt.Placements.Get(ctx, d.route.entry.User)
+	if err != nil {
+		return Event{Kind: EvFailed, Reason: err.Error()}
+	}
+	return Event{Kind: EvPlacement, At: d.where(p, ok)}
+}
+
+// where says what a record means to this move.
+func (d *driver) where(p backend.Placement, ok bool) PlacementAt {
+	base := d.move.Base
+	switch {
+	case !ok && base == 0, p.Epoch == base:
+		return AtBase
+	case p.Move != string(d.b.spec.ID):
+		return AtElse
+	case p.Epoch == base+1 && p.State == backend.PlacementHolding:
+		return AtHold
+	case p.Epoch <= base+2 && p.State == backend.PlacementActive && p.Store == d.route.to.Name:
+		return AtNew
+	case p.Epoch <= base+2 && p.State == backend.PlacementActive:
+		return AtOld
+	}
+	return AtElse
+}
+
+// reopen closes the target to clients again after an aborted hold.
+func (d *driver) reopen(ctx context.Context) Event {
+	ctx, cancel := context.WithTimeout(ctx, swapTimeout)
+	defer cancel()
+	if err := reopen(ctx, d.e.opt.Importer, d.acct, d.route.entry.User, d.move.Base+2); err != nil {
+		return Event{Kind: EvFailed, Reason: err.Error()}
+	}
+	return Event{Kind: EvReopened}
+}
+
+// reopen works with and without a running import.
+func reopen(ctx context.Context, importer backend.Importer, a *account, user string, epoch uint64) error {
+	var imp backend.Import
+	if a != nil {
+		imp = a.imp
+	}
+	if imp == nil {
+		var err error
+		if imp, err = importer.Import(ctx, user, backend.ImportOptions{}); err != nil {
+			return err
+		}
+	}
+	return imp.Reopen(ctx, epoch)
+}
+
+// setStore writes the directory. One that cannot be written leaves the
+// placement in force.
+func (d *driver) setStore(ctx context.Context) Event {
+	if err := d.prepareFlipped(ctx); err != nil {
+		return Event{Kind: EvFailed, Reason: err.Error()}
+	}
+	if d.e.opt.SetStore == nil {
+		return Event{Kind: EvStored}
+	}
+	err := d.e.opt.SetStore(ctx, d.route.entry, d.route.to.Name)
+	if backend.IsKind(err, backend.KindPermission) {
+		d.log.Warn("the directory cannot be written: the placement goes on ruling", "error", err)
+		err = nil
+	}
+	if err != nil {
+		d.failures++
+	}
+	return held(EvStored, err)
+}
+
+// prepareFlipped finds the directory's entry, which a restart forgets.
+func (d *driver) prepareFlipped(ctx context.Context) error {
+	if err := d.findRoute(ctx); err != nil {
+		return err
+	}
+	if d.route.entry.Directory != "" {
+		return nil
+	}
+	entry, err := d.e.opt.Lookup(ctx, d.user)
+	if err == nil {
+		d.route.entry = entry
+	}
+	return err
+}
+
+// report collects what the flip meant to sessions, and writes the certificate.
+func (d *driver) report(ctx context.Context) Event {
+	if d.findRoute(ctx) == nil {
+		ctx, cancel := context.WithTimeout(ctx, d.e.timing.Report)
+		defer cancel()
+		reports, err := d.e.opt.Placements.AwaitResumed(ctx, d.route.entry.User, d.move.Base+2)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("no reports of the proxies", "error", err)
+		}
+		took, tries := time.Duration(0), d.move.Tries+1
+		if d.pause != nil {
+			took = d.pause.Hold
+		}
+		d.pause = pauseOf(took, tries, reports)
+	}
+	d.certify("compared")
+	return Event{Kind: EvReported}
+}
+
+// certify writes the certificate; one that was written at the flip is only
+// given the reports when the process was restarted since.
+func (d *driver) certify(level string) {
+	var c *Certificate
+	if d.acct != nil {
+		c = d.acct.certify(level)
+	} else if c, _ = readCertificate(d.b.journal.dir, d.user); c == nil {
+		c = &Certificate{Level: level, Grade: "unknown: the engine was restarted behind the flip"}
+	}
+	c.User, c.To, c.Batch, c.Written, c.Pause = d.user, d.b.spec.To, d.b.spec.ID, time.Now().UTC(), d.pause
+	if d.route.from != nil {
+		c.From = d.route.from.Name
+	}
+	if err := d.b.journal.certificate(c); err != nil {
+		d.log.Error("certificate not written", "error", err)
+	}
+}

@@ -1,0 +1,252 @@
+package migrate
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// journal is one batch on disk: DIR/journal, JSON lines that are only ever
+// added, each synced before what it announces is begun. The last line may be
+// torn by a crash; it is cut off at the next start.
+type journal struct {
+	dir string
+
+	mu sync.Mutex
+	f  *os.File // guarded by mu
+}
+
+// record is one line. Exactly one of its parts is set.
+type record struct {
+	Time  time.Time   `json:"time"`
+	Batch *BatchSpec  `json:"batch,omitempty"` // the first line
+	User  string      `json:"user,omitempty"`
+	Move  *Move       `json:"move,omitempty"`
+	Route *savedRoute `json:"route,omitempty"`
+	// Order is an operator's: pause, continue, stop.
+	Order string `json:"order,omitempty"`
+}
+
+// replayed is what a journal says.
+type replayed struct {
+	spec   BatchSpec
+	moves  map[string]Move
+	routes map[string]savedRoute
+	order  string
+}
+
+const journalName = "journal"
+
+// createJournal begins a batch. It fails when the batch exists.
+func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	j := &journal{dir: dir, f: f}
+	if err := j.write(record{Time: now, Batch: spec}); err != nil {
+		j.close()
+		return nil, err
+	}
+	return j, errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+// openJournal reads a batch and goes on behind its last whole line.
+func openJournal(dir string) (*journal, *replayed, error) {
+	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, size, err := replay(f)
+	if err == nil {
+		err = f.Truncate(size)
+	}
+	if err == nil {
+		_, err = f.Seek(size, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("journal of %s: %w", filepath.Base(dir), err)
+	}
+	return &journal{dir: dir, f: f}, r, nil
+}
+
+// replay reads whole lines; size is where they end. Only the last may be torn:
+// rubbish before it is damage, and an error.
+func replay(r io.Reader) (*replayed, int64, error) {
+	out := &replayed{moves: make(map[string]Move), routes: make(map[string]savedRoute)}
+	br := bufio.NewReaderSize(r, 64<<10)
+	var size int64
+	var bad error
+	for n := 1; ; n++ {
+		line, err := br.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break // what is left has no end: torn
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		if bad != nil {
+			return nil, 0, bad
+		}
+		var rec record
+		if err := json.Unmarshal(bytes.TrimSpace(line), &rec); err != nil {
+			bad = fmt.Errorf("line %d: %w", n, err)
+			continue
+		}
+		out.apply(&rec)
+		size += int64(len(line))
+	}
+	if out.spec.ID == "" {
+		return nil, 0, errors.New("no batch in it")
+	}
+	return out, size, nil
+}
+
+func (r *replayed) apply(rec *record) {
+	switch {
+	case rec.Batch != nil:
+		r.spec = *rec.Batch
+	case rec.Move != nil:
+		r.moves[rec.User] = *rec.Move
+	case rec.Route != nil:
+		r.routes[rec.User] = *rec.Route
+	case rec.Order != "":
+		r.order = rec.Order
+	}
+}
+
+// move records where a user stands; durable when it returns.
+func (j *journal) move(user string, m Move, now time.Time) error {
+	return j.write(record{Time: now, User: user, Move: &m})
+}
+
+func (j *journal) route(user string, r savedRoute, now time.Time) error {
+	return j.write(record{Time: now, User: user, Route: &r})
+}
+
+func (j *journal) order(order string, now time.Time) error {
+	return j.write(record{Time: now, Order: order})
+}
+
+func (j *journal) write(rec record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.f == nil {
+		return errors.New("journal is closed")
+	}
+	_, err = j.f.Write(append(b, '\n'))
+	if err == nil {
+		err = j.f.Sync()
+	}
+	if err != nil { // half a line may be there: nothing may follow it
+		j.f.Close()
+		j.f = nil
+	}
+	return err
+}
+
+func (j *journal) close() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.f != nil {
+		j.f.Close()
+		j.f = nil
+	}
+}
+
+// certificate writes a user's certificate beside the journal.
+func (j *journal) certificate(c *Certificate) error {
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(j.dir, certificateName(c.User)), append(b, '\n'))
+}
+
+func readCertificate(dir, user string) (*Certificate, error) {
+	b, err := os.ReadFile(filepath.Join(dir, certificateName(user)))
+	if err != nil {
+		return nil, err
+	}
+	c := &Certificate{}
+	return c, json.Unmarshal(b, c)
+}
+
+// certificateName is a file name for any user name.
+func certificateName(user string) string {
+	var b strings.Builder
+	for i := range len(user) {
+		if c := user[i]; c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("@-_.", c) >= 0 && i > 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	name := b.String()
+	if len(name) > 150 {
+		name = fmt.Sprintf("%s%%%x", name[:100], sha256.Sum256([]byte(user)))
+	}
+	return "cert-" + name + ".json"
+}
+
+// replaceFile writes a file so that the death of the process leaves the old or
+// the new one. It is not synced: it is written while a user waits.
+func replaceFile(path string, data []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// batches lists the batches on disk, oldest name first.
+func batches(dir string) ([]BatchID, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var ids []BatchID
+	for _, e := range entries {
+		if e.IsDir() {
+			ids = append(ids, BatchID(e.Name()))
+		}
+	}
+	slices.Sort(ids)
+	return ids, err
+}
