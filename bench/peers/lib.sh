@@ -94,7 +94,7 @@ packages() {
 		case $k in
 		slapd) stay_off slapd ;;
 		dovecot-core) stay_off dovecot.socket dovecot ;;
-		nginx) stay_off nginx ;;
+		nginx | perdition) stay_off "$k" ;;
 		esac
 	done
 }
