@@ -51,6 +51,7 @@ type box struct {
 	firstRecent uint32
 	sum         [32]byte // of the source's UIDs and flags
 	summed      bool     // sum belongs to the counters above
+	sealed      bool     // with these counters, and not reopened since
 	skipped     map[imap.UID]string
 	notes       map[string]Exception
 	compared    bool // equal on both sides at the last compare
@@ -221,7 +222,7 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 		}
 	case b.unchanged(p):
 		b.planned = p
-		return nil
+		return a.reseal(ctx, b)
 	default:
 		b.planned = p
 	}
@@ -230,7 +231,7 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 	if err != nil {
 		return err
 	}
-	b.summed, b.compared = false, false
+	b.summed, b.compared, b.sealed = false, false, false
 	err = a.follow(ctx, c, b, res)
 	if err != nil && (ctx.Err() != nil || brokenBy(err)) {
 		a.drop()
@@ -240,6 +241,26 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 	}
 	a.boxes[p.name] = b
 	return nil
+}
+
+// reseal states the counters again after a Reopen.
+func (a *account) reseal(ctx context.Context, b *box) error {
+	if b.sealed {
+		return nil
+	}
+	if err := b.imp.Seal(ctx, b.next, b.modseq, b.firstRecent); err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	b.sealed = true
+	return nil
+}
+
+// reopened tells that the import was closed and opened again: every mailbox has
+// to be sealed anew before the next Activate.
+func (a *account) reopened() {
+	for _, b := range a.boxes {
+		b.sealed = false
+	}
 }
 
 // brokenBy reports errors after which a connection is not to be used again.

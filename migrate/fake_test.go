@@ -33,6 +33,8 @@ type fakeUser struct {
 	subs   []backend.MailboxName
 	active bool
 	epoch  uint64
+	// generation grows with Reopen: seals of before are void.
+	generation int
 }
 
 type fakeBox struct {
@@ -43,6 +45,7 @@ type fakeBox struct {
 	modseq uint64
 	recent uint32
 	gone   imap.UIDSet
+	sealed int // the generation it was sealed in, plus 1
 }
 
 type fakeMessage struct {
@@ -148,6 +151,11 @@ func (u *fakeUser) Activate(_ context.Context, epoch uint64) error {
 	if u.active && u.epoch != epoch {
 		return conflict("active under another epoch")
 	}
+	for name, b := range u.boxes {
+		if !b.meta.NoSelect && b.sealed != u.generation+1 && !u.active {
+			return backend.Errorf(backend.KindInvalid, "", "mailbox %q is not sealed", name)
+		}
+	}
 	u.active, u.epoch = true, epoch
 	return nil
 }
@@ -160,6 +168,9 @@ func (u *fakeUser) Reopen(_ context.Context, epoch uint64) error {
 	defer done()
 	if u.active && u.epoch != epoch {
 		return conflict("active under another epoch")
+	}
+	if u.active {
+		u.generation++
 	}
 	u.active = false
 	return nil
@@ -209,6 +220,7 @@ func (b *fakeBox) Put(ctx context.Context, msgs []backend.ImportMessage) error {
 		return err
 	}
 	defer done()
+	b.sealed = 0
 	for _, m := range msgs {
 		data := bytes.Clone(m.Body.(*fakeBody).Bytes())
 		m.Body = nil
@@ -227,6 +239,7 @@ func (b *fakeBox) SetFlags(_ context.Context, updates []backend.ImportFlags) err
 		return err
 	}
 	defer done()
+	b.sealed = 0
 	for _, f := range updates {
 		if m := b.msgs[f.UID]; m != nil {
 			m.Flags, m.ModSeq = f.Flags, f.ModSeq
@@ -241,6 +254,7 @@ func (b *fakeBox) Vanish(_ context.Context, uids imap.UIDSet, _ uint64) error {
 		return err
 	}
 	defer done()
+	b.sealed = 0
 	for uid := range b.msgs {
 		if uids.Contains(uid) {
 			delete(b.msgs, uid)
@@ -261,6 +275,7 @@ func (b *fakeBox) Seal(_ context.Context, next uint32, modseq uint64, recent uin
 			return backend.NewError(backend.KindInvalid, "UIDNEXT is not above the highest UID")
 		}
 	}
+	b.sealed = b.user.generation + 1
 	b.next, b.modseq, b.recent = max(b.next, next), max(b.modseq, modseq), recent
 	return nil
 }

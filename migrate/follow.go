@@ -312,6 +312,6 @@ func (a *account) seal(ctx context.Context, b *box, sel *remote.Selected, l *lis
 	if err := b.imp.Seal(ctx, next, sel.HighestModSeq, first); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
-	b.next, b.modseq, b.firstRecent = next, sel.HighestModSeq, first
+	b.next, b.modseq, b.firstRecent, b.sealed = next, sel.HighestModSeq, first, true
 	return nil
 }

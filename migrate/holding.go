@@ -173,6 +173,9 @@ func (d *driver) reopen(ctx context.Context) Event {
 	if err := reopen(ctx, d.e.opt.Importer, d.acct, d.route.entry.User, d.move.Base+2); err != nil {
 		return Event{Kind: EvFailed, Reason: err.Error()}
 	}
+	if d.acct != nil {
+		d.acct.reopened()
+	}
 	return Event{Kind: EvReopened}
 }
 
