@@ -61,8 +61,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.BoolVar(&detach, "detach", false, "print the batch's id and return")
 	cmd.AddCommand(c.migrateStatusCommand(), c.migrateShowCommand(), c.migrateReportCommand(), c.migrateWatchCommand(),
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),
-		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume),
-		c.migrateTellCommand("retry", "Begin the failed moves of a batch anew", (*admin.MigrationClient).Retry))
+		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume), c.migrateRetryCommand())
 	return cmd
 }
 

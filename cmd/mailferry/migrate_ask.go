@@ -88,6 +88,24 @@ func (c *cli) migrateTellCommand(name, short string, tell func(*admin.MigrationC
 		})}
 }
 
+func (c *cli) migrateRetryCommand() *cobra.Command {
+	var detach bool
+	cmd := &cobra.Command{Use: "retry [BATCH]", Short: "Begin the failed moves of a batch anew (default: the latest)",
+		Args: cobra.MaximumNArgs(1),
+		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
+			b, err := node.Migrations().Retry(ctx, first(args))
+			if err != nil {
+				return err
+			}
+			if detach {
+				return c.done("%s", b.ID)
+			}
+			return c.follow(ctx, node, b.ID)
+		})}
+	cmd.Flags().BoolVar(&detach, "detach", false, "print the new batch's id and return")
+	return cmd
+}
+
 func first(args []string) string {
 	if len(args) == 0 {
 		return ""

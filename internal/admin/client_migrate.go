@@ -82,8 +82,8 @@ func (m *MigrationClient) Resume(ctx context.Context, id string) error {
 }
 
 // Retry implements Migrations.
-func (m *MigrationClient) Retry(ctx context.Context, id string) error {
-	return m.post(ctx, id, "retry")
+func (m *MigrationClient) Retry(ctx context.Context, id string) (b Batch, err error) {
+	return b, m.c.do(ctx, http.MethodPost, escaped("/v1/migrations/%s/retry", []string{orLatest(id)}), nil, &b)
 }
 
 func (m *MigrationClient) post(ctx context.Context, id, what string) error {

@@ -36,7 +36,7 @@ func (s *Service) migrationRequests(handle register) {
 		return nil, m.Resume(r.Context(), batchID(r))
 	}))
 	handle("POST /v1/migrations/{id}/retry", moves(func(m Migrations, r *http.Request) (any, error) {
-		return nil, m.Retry(r.Context(), batchID(r))
+		return m.Retry(r.Context(), batchID(r))
 	}))
 }
 

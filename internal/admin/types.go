@@ -107,8 +107,8 @@ type Migrations interface {
 	Report(ctx context.Context, user string) ([]byte, error)
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
-	// Retry begins the failed moves of a batch anew.
-	Retry(ctx context.Context, id string) error
+	// Retry begins the failed moves of a batch anew, as another batch.
+	Retry(ctx context.Context, id string) (Batch, error)
 }
 
 // MoveRequest says who is to move, and where.

@@ -15,6 +15,8 @@ import (
 	"mailferry/backend/directory"
 	"mailferry/cluster"
 	"mailferry/internal/config"
+	"mailferry/migrate"
+	"mailferry/proxy"
 	"mailferry/store"
 )
 
@@ -55,7 +57,11 @@ type App struct {
 	routes    *directory.Stores
 	dirs      *directories
 	places    *placements
-	parts     []part // what Start serves, in order
+	local     *localIMAP      // nil without the role store
+	proxy     *proxy.Proxy    // nil without the role
+	inward    *pipeListener   // deliveries of our own users
+	moves     *migrate.Engine // nil without the role
+	parts     []part          // what Start serves, in order
 
 	failed chan error
 
@@ -67,6 +73,7 @@ type App struct {
 type part struct {
 	name  string
 	serve func(context.Context) error
+	also  []func() error // further services, one per listener, that stop ends
 	stop  func(context.Context) error
 }
 
@@ -140,11 +147,21 @@ func (a *App) start(ctx context.Context) error {
 func (a *App) serve(ctx context.Context, p part) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
+	var services sync.WaitGroup
+	run := func(serve func() error) {
+		services.Go(func() {
+			if err := serve(); err != nil && ctx.Err() == nil {
+				a.fail(fmt.Errorf("%s: %w", p.name, err))
+			}
+		})
+	}
+	run(func() error { return p.serve(ctx) })
+	for _, serve := range p.also {
+		run(serve)
+	}
 	go func() {
-		defer close(done)
-		if err := p.serve(ctx); err != nil && ctx.Err() == nil {
-			a.fail(fmt.Errorf("%s: %w", p.name, err))
-		}
+		services.Wait()
+		close(done)
 	}()
 	a.life.onStop(p.name, func(stopCtx context.Context) error {
 		var err error

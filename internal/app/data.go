@@ -19,6 +19,7 @@ const (
 	dirEngine  = "mail"       // logs, state and bodies
 	dirTLS     = "tls"        // the certificate made at first start
 	dirMoves   = "migrations" // journals
+	dirSpool   = "spool"      // large messages on their way
 	fileSecret = "admin.secret"
 	fileFirst  = "first-start" // there while the first users are being made
 )

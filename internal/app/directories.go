@@ -77,6 +77,14 @@ func (d *directories) Lookup(ctx context.Context, name string) (backend.Entry, e
 	return c.Lookup(ctx, name)
 }
 
+// fresh is Lookup without what is remembered, for decisions that last.
+func (d *directories) fresh(ctx context.Context, name string) (backend.Entry, error) {
+	c, leave := d.enter()
+	defer leave()
+	c.Invalidate(name)
+	return c.Lookup(ctx, name)
+}
+
 // Authenticate implements backend.Directory.
 func (d *directories) Authenticate(ctx context.Context, e backend.Entry, p backend.Secret) error {
 	c, leave := d.enter()

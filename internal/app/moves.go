@@ -2,12 +2,271 @@ package app
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 
+	"mailferry/backend"
 	"mailferry/internal/admin"
+	"mailferry/internal/config"
+	"mailferry/migrate"
 )
 
-func (a *App) buildMigration(context.Context) error { return nil }
+// buildMigration makes the engine of moves. It needs our own store, which is
+// where users move to.
+func (a *App) buildMigration(context.Context) error {
+	if !a.conf.HasRole(config.RoleMigrate) || a.store == nil {
+		return nil
+	}
+	metrics, err := migrationMetrics(a.o.Registry)
+	if err != nil {
+		return err
+	}
+	stores := map[string]*backend.Store{}
+	for _, s := range a.stores {
+		stores[s.Name] = s
+	}
+	a.moves, err = migrate.New(migrate.Options{
+		Dir: a.path(dirMoves), Importer: a.store.Importer(), Placements: a.places,
+		Lookup: a.dirs.fresh, SetStore: a.dirs.SetStore, Stores: stores,
+		Logger: a.log.With("part", "migrate"), Metrics: metrics, Holds: a.conf.Migrate.Holds,
+		Timing: migrate.Timing{Hold: a.conf.Migrate.HoldLimit, Quiet: a.conf.Migrate.ConfirmTime},
+	})
+	if err != nil {
+		return err
+	}
+	a.parts = append(a.parts, part{name: "migration", serve: untilDone,
+		stop: func(context.Context) error { return a.moves.Close() }}) // bounded by the longest hold
+	return nil
+}
 
-func (a *App) resumeMoves(context.Context) error { return nil }
+// untilDone is the service of a part that works in goroutines of its own.
+func untilDone(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
 
-func (a *App) addMigrationService(*admin.Service) {}
+// resumeMoves goes on with what a stop or a crash interrupted. A journal that
+// cannot be read is reported and left alone: it must not keep the mail away.
+func (a *App) resumeMoves(ctx context.Context) error {
+	if a.moves == nil {
+		return nil
+	}
+	if err := a.moves.Resume(ctx); err != nil {
+		a.log.Error("not every batch of moves goes on", "error", err)
+	}
+	return ctx.Err()
+}
+
+func (a *App) addMigrationService(s *admin.Service) {
+	if a.moves != nil {
+		s.Migrations = &migrations{app: a, engine: a.moves}
+	}
+}
+
+// migrations is the engine of moves as the admin API sees it.
+type migrations struct {
+	app    *App
+	engine *migrate.Engine
+}
+
+// Start implements admin.Migrations.
+func (m *migrations) Start(ctx context.Context, r admin.MoveRequest) (admin.Batch, error) {
+	if err := m.checkStores(r.From, r.To); err != nil {
+		return admin.Batch{}, err
+	}
+	users := r.Users
+	if r.Where != "" {
+		var err error
+		if users, err = m.selected(ctx, r.Where, r.From); err != nil {
+			return admin.Batch{}, err
+		}
+	}
+	if r.Parallel == 0 {
+		r.Parallel = m.app.conf.Migrate.Parallel
+	}
+	return m.start(ctx, migrate.BatchSpec{Users: users, From: r.From, To: r.To, Parallel: r.Parallel, Dry: r.Dry, CopyOnly: r.CopyOnly})
+}
+
+func (m *migrations) start(ctx context.Context, spec migrate.BatchSpec) (admin.Batch, error) {
+	id, err := m.engine.Start(ctx, spec)
+	if err != nil {
+		return admin.Batch{}, err
+	}
+	return m.Batch(ctx, string(id))
+}
+
+// checkStores names the stores that there are when one is not.
+func (m *migrations) checkStores(names ...string) error {
+	var known []string
+	for _, s := range m.app.stores {
+		known = append(known, s.Name)
+	}
+	for _, name := range names {
+		if name != "" && !contains(known, name) {
+			return backend.Errorf(backend.KindInvalid, "", "there is no store %q; stores are %v", name, known)
+		}
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return false
+}
+
+// selected asks the directories for users, and keeps those who live on from.
+func (m *migrations) selected(ctx context.Context, filter, from string) ([]string, error) {
+	var users []string
+	for e, err := range m.app.dirs.Users(ctx, filter) {
+		if err != nil {
+			return nil, err
+		}
+		if from == "" || m.home(ctx, &e) == from {
+			users = append(users, e.User)
+		}
+	}
+	if len(users) == 0 {
+		return nil, backend.Errorf(backend.KindNotFound, "", "no user matches %q", filter)
+	}
+	return users, nil
+}
+
+// home is the name of the store on which a user lives, empty when it is not known.
+func (m *migrations) home(ctx context.Context, e *backend.Entry) string {
+	if p, ok, err := m.app.places.Placement(ctx, e.User); err == nil && ok {
+		return p.Store
+	}
+	s, _, err := m.app.routes.Find(e.Store)
+	if err != nil {
+		return ""
+	}
+	return s.Name
+}
+
+// Batches implements admin.Migrations.
+func (m *migrations) Batches(context.Context) (list []admin.Batch, err error) {
+	for _, b := range m.engine.Batches() {
+		list = append(list, shownBatch(b))
+	}
+	return list, nil
+}
+
+// id is the batch that is meant: the latest when none is named.
+func (m *migrations) id(id string) (migrate.BatchID, error) {
+	if id != "" {
+		return migrate.BatchID(id), nil
+	}
+	all := m.engine.Batches()
+	if len(all) == 0 {
+		return "", backend.NewError(backend.KindNotFound, "no batch was ever started")
+	}
+	return all[0].ID, nil
+}
+
+// Batch implements admin.Migrations.
+func (m *migrations) Batch(_ context.Context, id string) (admin.Batch, error) {
+	batch, err := m.id(id)
+	if err != nil {
+		return admin.Batch{}, err
+	}
+	b, err := m.engine.Status(batch)
+	if err != nil {
+		return admin.Batch{}, err
+	}
+	return shownBatch(b), nil
+}
+
+// Watch implements admin.Migrations.
+func (m *migrations) Watch(ctx context.Context, id string, fn func(admin.Batch) error) error {
+	batch, err := m.id(id)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the channel
+	changes, err := m.engine.Watch(ctx, batch)
+	if err != nil {
+		return err
+	}
+	for b := range changes {
+		if err := fn(shownBatch(b)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Report implements admin.Migrations.
+func (m *migrations) Report(_ context.Context, user string) ([]byte, error) {
+	c, err := m.engine.Certificate(user)
+	if err != nil {
+		return nil, err
+	}
+	return json.MarshalIndent(c, "", "  ")
+}
+
+// Pause implements admin.Migrations.
+func (m *migrations) Pause(_ context.Context, id string) error { return m.tell(id, m.engine.Pause) }
+
+// Resume implements admin.Migrations.
+func (m *migrations) Resume(_ context.Context, id string) error { return m.tell(id, m.engine.Continue) }
+
+func (m *migrations) tell(id string, order func(migrate.BatchID) error) error {
+	batch, err := m.id(id)
+	if err != nil {
+		return err
+	}
+	return order(batch)
+}
+
+// Retry implements admin.Migrations: the users who failed become a new batch.
+func (m *migrations) Retry(ctx context.Context, id string) (admin.Batch, error) {
+	batch, err := m.id(id)
+	if err != nil {
+		return admin.Batch{}, err
+	}
+	failed, err := m.engine.Failed(batch)
+	if err != nil {
+		return admin.Batch{}, err
+	}
+	if len(failed) == 0 {
+		return admin.Batch{}, backend.Errorf(backend.KindNotFound, "", "no move of batch %s has failed", batch)
+	}
+	b, err := m.engine.Status(batch)
+	if err != nil {
+		return admin.Batch{}, err
+	}
+	return m.start(ctx, migrate.BatchSpec{Users: failed, From: b.From, To: b.To, Parallel: m.app.conf.Migrate.Parallel})
+}
+
+// shownBatch is a batch as the admin API has it.
+func shownBatch(b *migrate.BatchStatus) admin.Batch {
+	out := admin.Batch{ID: string(b.ID), From: b.From, To: b.To, Paused: b.Paused, Done: b.Finished}
+	for i := range b.Users {
+		out.Moves = append(out.Moves, shownMove(b, &b.Users[i]))
+	}
+	return out
+}
+
+func shownMove(b *migrate.BatchStatus, u *migrate.UserStatus) admin.Move {
+	m := admin.Move{User: u.User, State: u.State.String(), Reason: u.Reason, Tries: u.Tries, Messages: u.Messages,
+		MessagesDone: u.MessagesDone, Bytes: u.Octets, BytesDone: u.OctetsDone, Rate: u.Rate, Elapsed: u.Elapsed}
+	switch u.State {
+	case migrate.Final:
+		m.Done = true
+	case migrate.Failed, migrate.RolledBack:
+		m.Done, m.Failed = true, true
+	case migrate.Checked, migrate.Ready: // where --dry and --copy-only end
+		m.Done = !u.Running && b.Finished
+	default:
+		m.Done = b.Finished
+	}
+	if b.Stopped && m.Done && u.State != migrate.Final && !m.Failed {
+		m.Failed, m.Reason = true, fmt.Sprintf("the batch was stopped while the user was %s", u.State)
+	}
+	return m
+}

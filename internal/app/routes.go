@@ -41,9 +41,6 @@ func (r *routes) Explain(ctx context.Context, name string) (admin.Explanation, e
 		step("placement", "none, so the directory decides")
 	default:
 		store = p.Store
-		if p.Host != "" {
-			store = p.Host
-		}
 		step("placement", "%s on %s, epoch %d%s", p.State, p.Store, p.Epoch, target(&p))
 	}
 	s, host, err := r.routes.Find(store)
@@ -51,6 +48,9 @@ func (r *routes) Explain(ctx context.Context, name string) (admin.Explanation, e
 		step("store "+store, "%v", err)
 		e.Error = err.Error()
 		return e, nil
+	}
+	if p.Host != "" && !s.Local() {
+		host = p.Host
 	}
 	step("store "+store, "%s", describeStore(s, host))
 	e.Route = fmt.Sprintf("%s on %s", entry.User, describeStore(s, host))

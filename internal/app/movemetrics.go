@@ -1,0 +1,44 @@
+package app
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"mailferry/migrate"
+)
+
+// migrationMetrics turns the hooks of the engine of moves into metrics. Label
+// values: state as migrate.State names them; what is copied, vanished, flagged;
+// result is flipped or aborted.
+func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
+	vec := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailferry_migrate_" + name, Help: help}, []string{label})
+	}
+	states := vec("states_total", "Moves that entered a state.", "state")
+	messages := vec("messages_total", "Messages that were copied, vanished or got other flags.", "what")
+	octets := prometheus.NewCounter(prometheus.CounterOpts{Name: "mailferry_migrate_bytes_total", Help: "Bytes of messages that were copied."})
+	holds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "mailferry_migrate_hold_seconds",
+		Help: "How long users were on hold, by result: flipped, aborted.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 11)}, []string{"result"})
+	var errs []error
+	for _, c := range []prometheus.Collector{states, messages, octets, holds} {
+		errs = append(errs, r.Register(c))
+	}
+	return migrate.Metrics{
+		State: func(_, to migrate.State) { states.WithLabelValues(to.String()).Inc() },
+		Messages: func(copied, vanished, flagged int) {
+			messages.WithLabelValues("copied").Add(float64(copied))
+			messages.WithLabelValues("vanished").Add(float64(vanished))
+			messages.WithLabelValues("flagged").Add(float64(flagged))
+		},
+		Octets: func(n int64) { octets.Add(float64(n)) },
+		Hold: func(d time.Duration, flipped bool) {
+			result := "aborted"
+			if flipped {
+				result = "flipped"
+			}
+			holds.WithLabelValues(result).Observe(d.Seconds())
+		},
+	}, errors.Join(errs...)
+}
