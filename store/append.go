@@ -146,6 +146,9 @@ func applyAppend(tx engine.Tx, d *decoder) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if len(msgs) > 0 && tx.Body(len(msgs)-1) == 0 {
+		return nil, errNoBody
+	}
 	e := encoder{}
 	e.uint(uint64(b.rec.UIDValidity))
 	e.uint(uint64(b.rec.UIDNext))
@@ -159,6 +162,9 @@ func applyAppend(tx engine.Tx, d *decoder) ([]byte, error) {
 	m.commit()
 	return e.b, nil
 }
+
+// errNoBody is about a command that came with fewer bodies than messages.
+var errNoBody = backend.NewError(backend.KindBug, "message without body")
 
 // fileExtra keeps a structure blob.
 func (b *box) fileExtra(uid imap.UID, blob []byte) {

@@ -236,7 +236,9 @@ func applyDeliver(tx engine.Tx, d *decoder) ([]byte, error) {
 	if outcome, ok, err := knownDelivery(tx, id); ok || err != nil {
 		return outcome, err
 	}
-	rec.Body = tx.Body(0)
+	if rec.Body = tx.Body(0); rec.Body == 0 {
+		return nil, errNoBody
+	}
 	outcome := make([]byte, len(users))
 	for i, user := range users {
 		if err := fileInInbox(tx, user, rec); err != nil {

@@ -158,6 +158,16 @@ func importBox(tx engine.Tx, user, id uint64) (*box, error) {
 	return b, nil
 }
 
+// modSeq reads a modseq that another store gave: 63 bits (RFC 7162 3.1).
+func (d *decoder) modSeq() uint64 {
+	v := d.uint()
+	if v > 1<<63-1 {
+		d.fail()
+		return 0
+	}
+	return v
+}
+
 // importModSeq is the modseq of an imported change: that of the source, or our
 // own where the source has none.
 func (b *box) importModSeq(given uint64) uint64 {
@@ -181,7 +191,7 @@ func (d *decoder) importedMessages() []importedMessage {
 	list := make([]importedMessage, 0, putMessages)
 	for range d.count() {
 		m := importedMessage{uid: imap.UID(d.uint32())}
-		m.rec.ModSeq = d.uint()
+		m.rec.ModSeq = d.modSeq()
 		m.flags = decodeStrings[imap.Flag](d)
 		m.rec.Date, m.rec.Saved, m.rec.Size, m.rec.Digest, m.rec.UIDL = d.stamp(), d.int(), d.int(), d.sum(), d.string()
 		if m.rec.Size < 0 {
@@ -204,6 +214,9 @@ func applyImportPut(tx engine.Tx, d *decoder) ([]byte, error) {
 	}
 	if err := b.checkPut(msgs); err != nil {
 		return nil, err
+	}
+	if len(msgs) > 0 && tx.Body(len(msgs)-1) == 0 {
+		return nil, errNoBody
 	}
 	for i := range msgs {
 		m := &msgs[i]
@@ -258,7 +271,7 @@ func applyImportFlags(tx engine.Tx, d *decoder) ([]byte, error) {
 	user, id := d.uint(), d.uint()
 	updates := make([]backend.ImportFlags, 0, 64)
 	for range d.count() {
-		updates = append(updates, backend.ImportFlags{UID: imap.UID(d.uint32()), ModSeq: d.uint(),
+		updates = append(updates, backend.ImportFlags{UID: imap.UID(d.uint32()), ModSeq: d.modSeq(),
 			Flags: decodeStrings[imap.Flag](d)})
 	}
 	if err := d.end(); err != nil {
@@ -285,7 +298,7 @@ func applyImportFlags(tx engine.Tx, d *decoder) ([]byte, error) {
 }
 
 func applyImportVanish(tx engine.Tx, d *decoder) ([]byte, error) {
-	user, id, modseq, set := d.uint(), d.uint(), d.uint(), d.uidSet()
+	user, id, modseq, set := d.uint(), d.uint(), d.modSeq(), d.uidSet()
 	if err := d.end(); err != nil {
 		return nil, corrupt(err)
 	}
@@ -305,7 +318,7 @@ func applyImportVanish(tx engine.Tx, d *decoder) ([]byte, error) {
 }
 
 func applyImportSeal(tx engine.Tx, d *decoder) ([]byte, error) {
-	user, id, uidNext, modseq, firstRecent := d.uint(), d.uint(), d.uint32(), d.uint(), d.uint32()
+	user, id, uidNext, modseq, firstRecent := d.uint(), d.uint(), d.uint32(), d.modSeq(), d.uint32()
 	if err := d.end(); err != nil {
 		return nil, corrupt(err)
 	}

@@ -15,13 +15,12 @@ import (
 // mutation is one user's part of a command in Apply: the records it read,
 // changed in memory and written back by commit.
 type mutation struct {
-	tx       engine.Tx
-	user     uint64
-	account  *accountRecord
-	boxes    map[uint64]*box
-	opened   bool // account changed
-	listing  bool // mailboxes or subscriptions changed
-	released bool // committed
+	tx      engine.Tx
+	user    uint64
+	account *accountRecord
+	boxes   map[uint64]*box
+	opened  bool // account changed
+	listing bool // mailboxes or subscriptions changed
 }
 
 var errNoAccount = backend.NewError(backend.KindNotFound, "no such user")
@@ -137,6 +136,9 @@ var errNoMailbox = backend.NewError(backend.KindNotFound, "no such mailbox")
 func (m *mutation) box(id uint64) (*box, error) {
 	if b := m.boxes[id]; b != nil {
 		return b, nil
+	}
+	if id > 1<<32-1 {
+		return nil, errNoMailbox
 	}
 	raw, ok := get(m.tx, mailboxKey(prefixMailbox, m.user, id))
 	if !ok {
