@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"hash"
 	"iter"
 	"maps"
 	"slices"
@@ -320,4 +321,20 @@ func (s *fakeStore) box(t testing.TB, user string, components ...string) *fakeBo
 		t.Fatalf("no mailbox %q; there are %q", components, names)
 	}
 	return b
+}
+
+// bodyHash is a body of which only the hash is kept.
+type bodyHash struct {
+	hash.Hash
+	n   int64
+	sum [32]byte
+}
+
+func newBodyHash() *bodyHash { return &bodyHash{Hash: sha256.New()} }
+
+func (b *bodyHash) Write(p []byte) (int, error) { b.n += int64(len(p)); return b.Hash.Write(p) }
+func (b *bodyHash) Size() int64                 { return b.n }
+func (b *bodyHash) Digest() [32]byte {
+	b.Hash.Sum(b.sum[:0])
+	return b.sum
 }
