@@ -60,6 +60,11 @@ func (n *Node) housekeep(stop <-chan struct{}) error {
 func (n *Node) checkpoint() error {
 	begin := time.Now()
 	n.growth.bytes.Store(0)
+	n.inbox.call(func() {
+		for _, g := range n.groups {
+			g.offerTruncation()
+		}
+	})
 	marks := make([]uint64, len(n.groups))
 	for i, g := range n.groups {
 		marks[i] = g.applied.Load()

@@ -1,11 +1,13 @@
 package cluster
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"mailferry/cluster/engine"
 )
@@ -36,7 +38,6 @@ type group struct {
 	askedTick uint64
 	confirmed []confirmedReads
 	forwarded int // pending proposals sent to another node's leader, at most
-	offered   uint64
 
 	// Owned by the apply worker.
 	passed    uint64 // last index put into a batch
@@ -135,7 +136,6 @@ func (g *group) setLeader(s *raft.SoftState) {
 		g.failPending(engine.ErrUnknownOutcome, func(*proposal) bool { return true })
 		g.failReads(engine.ErrNotLeader)
 		g.forwarded = 0
-		g.offered = 0
 	}
 	g.leader.Store(s.Lead)
 	if g.leads.Swap(leads) != leads {
@@ -190,6 +190,28 @@ func (g *group) forward(p *proposal) {
 	}})
 	p.data = nil
 }
+
+// offerTruncation tells all voters, through the log, how much of the log every
+// one of them has on disk, so that each may cut its own up to there. No voter
+// ever asks another for entries before that.
+func (g *group) offerTruncation() {
+	if g.single() || !g.leads.Load() {
+		return
+	}
+	index := g.applied.Load()
+	g.rn.WithProgress(func(_ uint64, _ raft.ProgressType, pr tracker.Progress) {
+		index = min(index, pr.Match)
+	})
+	if index < g.truncatable.Load()+minTruncation {
+		return
+	}
+	data := binary.BigEndian.AppendUint64(appendHeader(nil, kindTruncate, g.node.newID()), index)
+	_ = g.rn.Propose(data) // the next checkpoint offers again
+	g.node.mark(g)
+}
+
+// minTruncation is the number of entries for which an offer is worth an entry.
+const minTruncation = 16
 
 // tick advances Raft's clock and gives up what waited too long.
 func (g *group) tick() {

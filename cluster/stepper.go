@@ -42,10 +42,7 @@ func (s *Stepper) do(f func() error) (err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
-		if err == nil {
-			err = s.n.fault.get()
-		}
-		if err != nil {
+		if err = errors.Join(err, s.n.fault.get()); err != nil {
 			s.n.fail(err)
 			s.n.refuseAll()
 		}
@@ -98,6 +95,9 @@ func (s *Stepper) Apply() (worked bool, err error) {
 
 // Checkpoint does what the node does when its log has grown.
 func (s *Stepper) Checkpoint() error { return s.do(s.n.checkpoint) }
+
+// Flush flushes the state, as Pebble does by itself at any time.
+func (s *Stepper) Flush() error { return s.do(s.n.flushState) }
 
 // Clean gives up the chunks that earlier leaders left behind.
 func (s *Stepper) Clean() error {

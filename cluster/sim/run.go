@@ -33,12 +33,39 @@ func (w *World) Run() error {
 	if err := w.check(); err != nil {
 		return fmt.Errorf("after power loss of all: %w", err)
 	}
+	if err := w.checkLogs(); err != nil {
+		return err
+	}
 	for _, n := range w.nodes {
 		if err := n.end(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkLogs: when all is well, the logs are cut.
+func (w *World) checkLogs() error {
+	for range 3 {
+		for _, n := range w.nodes {
+			if err := n.settle(n.st.Checkpoint()); err != nil {
+				return err
+			}
+		}
+		for range 10 {
+			if err := w.round(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range w.nodes {
+		for id := range engine.ShardID(w.cfg.Shards + 1) {
+			if l := n.st.LogLength(id); l > 50 {
+				return fmt.Errorf("node %d shard %d: the log still has %d entries", n.id, id, l)
+			}
+		}
+	}
+	return w.check()
 }
 
 // step lets one thing happen.
@@ -59,9 +86,15 @@ func (w *World) step() error {
 		}
 	case r < 720:
 		w.client(n)
-	case r < 997:
+	case r < 990:
 		if err := w.deliver(); err != nil {
 			return err
+		}
+	case r < 997:
+		if n.st != nil {
+			if err := n.settle(n.st.Flush()); err != nil {
+				return err
+			}
 		}
 	default:
 		if err := w.disturb(n); err != nil {
