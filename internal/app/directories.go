@@ -26,7 +26,8 @@ type directories struct {
 // generation is one configuration's chain.
 type generation struct {
 	chain  *directory.Chain
-	owned  []io.Closer // drivers with connections
+	owned  []io.Closer          // drivers with connections
+	filter []backend.UserLister // those that know filters
 	inside sync.WaitGroup
 }
 
@@ -106,12 +107,30 @@ func (d *directories) SetStore(ctx context.Context, e backend.Entry, store strin
 	return c.SetStore(ctx, e, store)
 }
 
-// Users implements backend.UserLister.
+// Users implements backend.UserLister. A filter is for the directories that
+// know any; KindInvalid when none does.
 func (d *directories) Users(ctx context.Context, filter string) iter.Seq2[backend.Entry, error] {
 	return func(yield func(backend.Entry, error) bool) {
-		c, leave := d.enter()
-		defer leave()
-		c.Users(ctx, filter)(yield)
+		d.mu.Lock()
+		g := d.current
+		g.inside.Add(1)
+		d.mu.Unlock()
+		defer g.inside.Done()
+		listers := g.filter
+		switch {
+		case filter == "":
+			listers = []backend.UserLister{g.chain}
+		case len(listers) == 0:
+			yield(backend.Entry{}, backend.NewError(backend.KindInvalid, "no directory knows filters; name users, or list them in a file"))
+			return
+		}
+		for _, l := range listers {
+			for e, err := range l.Users(ctx, filter) {
+				if !yield(e, err) {
+					return
+				}
+			}
+		}
 	}
 }
 
@@ -155,6 +174,9 @@ func (a *App) makeDirectories(c *config.Config) (_ *generation, err error) {
 		}
 		if owned, ok := d.(io.Closer); ok {
 			g.owned = append(g.owned, owned)
+		}
+		if lister, ok := d.(backend.UserLister); ok && c.Directories[i].Type == config.DirectoryLDAP {
+			g.filter = append(g.filter, lister)
 		}
 		list = append(list, d)
 	}

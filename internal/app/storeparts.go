@@ -23,7 +23,11 @@ func (a *App) openStore(context.Context) error {
 		return err
 	}
 	a.store = s
-	a.users = &users{store: s, forget: func(name string) { a.dirs.Invalidate(name) }}
+	a.users = &users{store: s, forget: func(name string) { a.dirs.Invalidate(name) }, kick: func(name string) {
+		if a.proxy != nil {
+			a.proxy.Kick(name)
+		}
+	}}
 	a.life.onClose("store", s.Close)
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 type users struct {
 	store  *store.Store
 	forget func(name string) // what is remembered of a user elsewhere is out of date
+	kick   func(name string) // a user's sessions are to end
 }
 
 // LookupUser implements directory.Users. A user who is being imported lives
@@ -178,7 +179,11 @@ func (u *users) SetPassword(ctx context.Context, name string, p backend.Secret) 
 
 // SetDisabled implements admin.Users.
 func (u *users) SetDisabled(ctx context.Context, name string, disabled bool) error {
-	return u.update(ctx, name, func(have *store.User) { have.Disabled = disabled })
+	err := u.update(ctx, name, func(have *store.User) { have.Disabled = disabled })
+	if err == nil && disabled {
+		u.kick(name)
+	}
+	return err
 }
 
 func (u *users) update(ctx context.Context, name string, fn func(*store.User)) error {
@@ -199,6 +204,7 @@ func (u *users) DeleteUser(ctx context.Context, name string) error {
 	if err := u.store.DeleteUser(ctx, name); err != nil {
 		return named(name, err)
 	}
+	u.kick(name)
 	return nil
 }
 
