@@ -20,14 +20,24 @@ connect. SIGHUP reads certificates, directories and the log level again.`
 
 func (c *cli) serveCommand() *cobra.Command {
 	var ports int
+	var profiles string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a node", Long: serveHelp, Args: cobra.NoArgs,
 		Example: `  mailferry serve
   mailferry serve --data /tmp/a --ports 20000
   mailferry serve --config /etc/mailferry/mailferry.yaml`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.serve(cmd.Context(), ports) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if profiles != "" {
+				if err := servePprof(cmd.Context(), profiles); err != nil {
+					return err
+				}
+			}
+			return c.serve(cmd.Context(), ports)
+		},
 	}
 	cmd.Flags().IntVar(&ports, "ports", 0, "first port of the default listeners: `base`, base+1 and so on")
+	cmd.Flags().StringVar(&profiles, "pprof", "", "`address` on loopback to show profiles at, for measuring")
+	_ = cmd.Flags().MarkHidden("pprof")
 	return cmd
 }
 
