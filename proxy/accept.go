@@ -36,7 +36,7 @@ const (
 func (p *Proxy) serve(l net.Listener, handle func(net.Conn)) error {
 	if !p.track(l) {
 		l.Close()
-		return net.ErrClosed
+		return nil
 	}
 	defer p.untrack(l)
 	backOff := time.Duration(0)

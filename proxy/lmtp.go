@@ -38,7 +38,7 @@ func (p *Proxy) ServeLMTP(l net.Listener) error {
 	}
 	if !p.lmtp.add(srv, l) {
 		l.Close()
-		return net.ErrClosed
+		return nil
 	}
 	if err := srv.Serve(l); err != nil && !errors.Is(err, smtp.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return err

@@ -105,6 +105,7 @@ func (t *tracker) upLine(l []byte, out *output) int {
 		return len(l)
 	}
 	size, sync, has := literalOf(l)
+	has = has && (t.up.refusal == "" || malformed(l) == "")
 	if has && !sync && size > 0 && !t.nonSync() {
 		out.fatal = errors.New("LITERAL+ was not announced")
 		return len(l)
@@ -231,9 +232,10 @@ func (t *tracker) finish(out *output) {
 		return
 	}
 	if t.up.cmd.selects() {
-		if i := t.find([]byte(t.up.cmd.tag)); i >= 0 {
-			t.flight[i].mailbox = mailboxOf(t.up.text)
-		}
+		t.up.cmd.mailbox = mailboxOf(t.up.text)
+	}
+	if i := t.find([]byte(t.up.cmd.tag)); i >= 0 && t.flight[i].verb == t.up.cmd.verb {
+		t.flight[i] = t.up.cmd // its last lines may have said more
 	}
 	if t.gated {
 		t.advance(out)

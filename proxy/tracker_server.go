@@ -315,6 +315,9 @@ func (t *tracker) tagged(l []byte, out *output) (swallow bool) {
 	}
 	i := t.find(tag)
 	if i < 0 {
+		if len(tag) == 0 || !ok && !no && status != "BAD" {
+			return false
+		}
 		return t.code(l, args, out)
 	}
 	c := t.flight[i]
