@@ -3,8 +3,8 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/go/bin
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-# Packages that take too long under the race detector (the simulator does all in
-# one goroutine anyway), and those that hold no code of the product.
+# Packages that take too long under the race detector (the simulator starts no
+# goroutine of its own), and those that hold no code of the product.
 NORACE ?= mailferry/internal/app% mailferry/internal/scenario% mailferry/cluster/sim% mailferry/bench/%
 TESTFLAGS ?=
 # -count=1: what the real peers do is not in the test cache.
