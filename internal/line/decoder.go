@@ -164,6 +164,13 @@ func literalAtEnd(l []byte) (info LiteralInfo, ok bool) {
 // Rest returns what is unread of the present line; for logs and raw parsers.
 func (d *Decoder) Rest() []byte { return d.cur }
 
+// TakeRest takes what is left of the present line, whatever it is.
+func (d *Decoder) TakeRest() string {
+	s := string(d.cur)
+	d.cur = nil
+	return s
+}
+
 // peek is the next octet, 0 at the end of the line (NUL itself is refused
 // wherever it could matter).
 func (d *Decoder) peek() byte {

@@ -1,0 +1,321 @@
+package imapd
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/internal/line"
+	"mailferry/store"
+)
+
+func numString(n uint64) string { return strconv.FormatUint(n, 10) }
+
+func hasFlag(flags []imap.Flag, f imap.Flag) bool {
+	return slices.ContainsFunc(flags, func(g imap.Flag) bool { return strings.EqualFold(string(f), string(g)) })
+}
+
+// wake makes the view look for changes at the end of the command.
+func (v *view) wake() { v.force = true }
+
+// expectSet reads the set of messages that a command is about. "$" is the saved
+// result of a SEARCH (RFC 5182).
+func (s *session) expectSet(c *call, set *line.NumSet, saved *bool) bool {
+	if *saved = c.d.Special('$'); *saved {
+		return true
+	}
+	return c.d.ExpectNumSet(set)
+}
+
+// messages resolves what expectSet has read.
+func (s *session) messages(c *call, set line.NumSet, saved bool) (imap.UIDSet, error) {
+	if saved {
+		out, _ := s.view.resolve(s.saved, true)
+		return out, nil
+	}
+	out, ok := s.view.resolve(set, c.uid)
+	if !ok {
+		return nil, bad("Invalid message number")
+	}
+	return out, nil
+}
+
+// storeArguments are those of STORE.
+type storeArguments struct {
+	set            line.NumSet
+	saved          bool
+	op             store.FlagOp
+	silent         bool
+	flags          []imap.Flag
+	unchangedSince uint64
+	conditional    bool
+}
+
+func (s *session) parseStore(c *call) (a storeArguments, err error) {
+	d := c.d
+	if !d.ExpectSP() || !s.expectSet(c, &a.set, &a.saved) || !d.ExpectSP() {
+		return a, d.Err()
+	}
+	modifier := func() bool {
+		if !d.Word("UNCHANGEDSINCE") || !d.ExpectSP() || !d.ExpectNumber64(&a.unchangedSince) {
+			return d.Fail("Unknown modifier")
+		}
+		a.conditional = true
+		return true
+	}
+	if d.ListOf(modifier) {
+		d.ExpectSP()
+	}
+	a.op = store.FlagsReplace
+	if d.Special('+') {
+		a.op = store.FlagsAdd
+	} else if d.Special('-') {
+		a.op = store.FlagsRemove
+	}
+	var item string
+	d.Keyword(&item)
+	switch item {
+	case "FLAGS":
+	case "FLAGS.SILENT":
+		a.silent = true
+	default:
+		d.Fail("FLAGS expected")
+	}
+	if !d.ExpectSP() || !d.ExpectFlags(&a.flags) || !d.ExpectEnd() {
+		return a, d.Err()
+	}
+	a.flags = slices.DeleteFunc(a.flags, func(f imap.Flag) bool { return strings.EqualFold(string(f), "\\Recent") })
+	for _, f := range a.flags {
+		if strings.HasPrefix(string(f), "\\") && !hasFlag(systemFlags, f) {
+			return a, bad("Unknown system flag " + string(f))
+		}
+	}
+	return a, nil
+}
+
+func runStore(ctx context.Context, s *session, c *call) error {
+	a, err := s.parseStore(c)
+	if err != nil {
+		return err
+	}
+	v := s.view
+	if v.readOnly {
+		return no("NOPERM", "Mailbox is read-only")
+	}
+	uids, err := s.messages(c, a.set, a.saved)
+	if err != nil {
+		return err
+	}
+	if a.conditional {
+		s.condstore = true
+	}
+	// What others have changed is told first; from here on every change that is
+	// not ours is later than the view's modseq.
+	if err := s.reportChanges(ctx, false, true); err != nil {
+		return err
+	}
+	failed, err := s.storeFlags(ctx, uids, a)
+	if err != nil {
+		return err
+	}
+	if !a.silent {
+		if err := s.writeStored(ctx, c, uids); err != nil {
+			return err
+		}
+	}
+	if len(failed) > 0 {
+		return okay("MODIFIED "+s.numbers(c, failed), "Some messages have changed")
+	}
+	return s.expungeIssued(c, uids)
+}
+
+// storeFlags makes the change. Messages that somebody else has changed in the
+// meantime get it in a second step, after which they are not counted as told:
+// the client has to see what else is new about them.
+func (s *session) storeFlags(ctx context.Context, uids imap.UIDSet, a storeArguments) (failed imap.UIDSet, err error) {
+	v := s.view
+	since := v.modseq
+	if a.conditional {
+		since = min(since, a.unchangedSince)
+		if a.unchangedSince == 0 {
+			return uids, nil // RFC 7162 section 3.1.3: fails for every message
+		}
+	}
+	changed, rest, err := s.account.StoreFlags(ctx, v.mailbox, uids, a.op, a.flags, since)
+	v.wake()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range changed {
+		v.told[m.UID] = m.ModSeq
+		if a.silent && s.condstore {
+			s.writeModSeq(m)
+		}
+	}
+	if len(rest) == 0 || a.conditional && since == a.unchangedSince {
+		return rest, nil
+	}
+	again := uint64(0)
+	if a.conditional {
+		again = a.unchangedSince
+	}
+	_, failed, err = s.account.StoreFlags(ctx, v.mailbox, rest, a.op, a.flags, again)
+	return failed, err
+}
+
+// writeModSeq tells the new modseq of a silent change (RFC 7162 section 3.1.3).
+func (s *session) writeModSeq(m store.Message) {
+	s.enc.Text("* ").Number(uint64(s.view.seq(m.UID))).Text(" FETCH (UID ").Number(uint64(m.UID)).
+		Text(" MODSEQ (").Number(m.ModSeq).Text("))").CRLF()
+}
+
+// writeStored tells the flags of every message of the set.
+func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet) error {
+	v := s.view
+	snap, err := s.account.Snapshot(ctx, v.mailbox)
+	if err != nil {
+		return err
+	}
+	defer snap.Close()
+	if mb := snap.Mailbox(); len(mb.Flags) > len(v.flags) {
+		v.flags = mb.Flags
+		s.writeFlags(v)
+	}
+	for m, err := range snap.Messages(uids) {
+		if err != nil {
+			return err
+		}
+		if seq := v.seq(m.UID); seq != 0 {
+			s.writeFlagsOf(seq, m, c.uid || s.qresync)
+			v.told[m.UID] = m.ModSeq
+		}
+	}
+	return nil
+}
+
+// expungeIssued is the answer to a command by number that met messages which
+// are gone and not yet told (RFC 5530).
+func (s *session) expungeIssued(c *call, uids imap.UIDSet) error {
+	if c.uid {
+		return nil
+	}
+	set := line.FromUIDSet(uids)
+	for uid := range s.view.gone {
+		if set.Contains(uint32(uid)) {
+			return okay("EXPUNGEISSUED", "Some messages are no more")
+		}
+	}
+	return nil
+}
+
+// numbers is a set of messages of the view in the terms of the command.
+func (s *session) numbers(c *call, uids imap.UIDSet) string {
+	if c.uid {
+		return line.FromUIDSet(uids).String()
+	}
+	set := line.FromUIDSet(uids)
+	var out line.NumSet
+	for i, uid := range s.view.uids {
+		if set.Contains(uint32(uid)) {
+			out = out.Add(uint32(i + 1))
+		}
+	}
+	return out.String()
+}
+
+// runExpunge is EXPUNGE and UID EXPUNGE (RFC 4315). What is gone is reported
+// with everything else at the end of the command.
+func runExpunge(ctx context.Context, s *session, c *call) error {
+	v := s.view
+	var uids imap.UIDSet
+	if c.uid {
+		var set line.NumSet
+		var saved bool
+		if !c.d.ExpectSP() || !s.expectSet(c, &set, &saved) {
+			return c.d.Err()
+		}
+		uids, _ = s.messages(c, set, saved)
+	}
+	if !c.d.ExpectEnd() {
+		return c.d.Err()
+	}
+	if v.readOnly {
+		return no("NOPERM", "Mailbox is read-only")
+	}
+	if c.uid && len(uids) == 0 {
+		return nil
+	}
+	_, modseq, err := s.account.Expunge(ctx, v.mailbox, uids)
+	if err != nil {
+		return err
+	}
+	if s.condstore && s.qresync {
+		return okay("HIGHESTMODSEQ "+numString(modseq), "Expunged")
+	}
+	return nil
+}
+
+// parseCopy reads the arguments of COPY and MOVE.
+func (s *session) parseCopy(c *call) (uids imap.UIDSet, to backend.MailboxName, err error) {
+	var set line.NumSet
+	var saved bool
+	if !c.d.ExpectSP() || !s.expectSet(c, &set, &saved) || !c.d.ExpectSP() {
+		return nil, "", c.d.Err()
+	}
+	nameErr := s.expectMailbox(c, &to)
+	if !c.d.ExpectEnd() {
+		return nil, "", c.d.Err()
+	}
+	if nameErr != nil {
+		return nil, "", nameErr
+	}
+	uids, err = s.messages(c, set, saved)
+	return uids, to, err
+}
+
+func runCopy(ctx context.Context, s *session, c *call) error {
+	uids, to, err := s.parseCopy(c)
+	if err != nil || len(uids) == 0 {
+		return err
+	}
+	res, err := s.account.Copy(ctx, s.view.mailbox, uids, to)
+	if err != nil {
+		return tryCreate(err)
+	}
+	if len(res.Source) == 0 {
+		return s.expungeIssued(c, uids)
+	}
+	return okay(copyUID(res), "COPY completed")
+}
+
+// runMove: RFC 6851. COPYUID comes before the EXPUNGEs (section 4.3), in an
+// untagged OK.
+func runMove(ctx context.Context, s *session, c *call) error {
+	uids, to, err := s.parseCopy(c)
+	if err != nil {
+		return err
+	}
+	if s.view.readOnly {
+		return no("NOPERM", "Mailbox is read-only")
+	}
+	if len(uids) == 0 {
+		return nil
+	}
+	res, err := s.account.Move(ctx, s.view.mailbox, uids, to)
+	if len(res.Source) > 0 {
+		s.enc.Text("* OK [").Text(copyUID(res)).Text("] Moved").CRLF()
+	}
+	if err != nil {
+		return tryCreate(err)
+	}
+	return nil
+}
+
+func copyUID(r store.CopyResult) string {
+	return "COPYUID " + numString(uint64(r.UIDValidity)) + " " + line.FromUIDSet(r.Source).String() + " " +
+		line.FromUIDSet(r.Dest).String()
+}
