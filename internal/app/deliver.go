@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -118,10 +119,21 @@ func (r router) send(ctx context.Context, from string, recipients []string, body
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(w, body); err != nil {
+	if _, err := io.Copy(w, withoutReturnPath(body)); err != nil {
 		return err // without the final dot nothing is delivered
 	}
 	return finish(w, answers)
+}
+
+// withoutReturnPath drops the field where submission has put it on top: final
+// delivery adds it (RFC 5321, 4.4).
+func withoutReturnPath(body io.Reader) io.Reader {
+	const field = "Return-Path:"
+	r := bufio.NewReader(body)
+	if begin, err := r.Peek(len(field)); err == nil && strings.EqualFold(string(begin), field) {
+		_, _ = r.ReadString('\n') // an error comes again with the next read
+	}
+	return r
 }
 
 func ascii(s string) bool {
