@@ -103,7 +103,7 @@ func (w *worker) applyEntry(g *group, e *raftpb.Entry) error {
 	if err != nil {
 		return err
 	}
-	result, refused, err := w.applyKind(g, index, kind, payload)
+	result, refused, err := w.applyKind(g, index, kind, id, payload)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (w *worker) applyEntry(g *group, e *raftpb.Entry) error {
 
 // applyKind returns the result of the entry or why it was refused. An error
 // stops the replica.
-func (w *worker) applyKind(g *group, index uint64, kind byte, payload []byte) (result []byte, refused, err error) {
+func (w *worker) applyKind(g *group, index uint64, kind byte, id entryID, payload []byte) (result []byte, refused, err error) {
 	switch kind {
 	case kindCommand:
 		w.commands++
@@ -125,7 +125,7 @@ func (w *worker) applyKind(g *group, index uint64, kind byte, payload []byte) (r
 	case kindAbort:
 		return nil, nil, w.applyAbort(g, payload)
 	case kindTable:
-		return w.applyTable(g, index, payload)
+		return w.applyTable(g, index, id, payload)
 	case kindTruncate:
 		return nil, nil, w.applyTruncate(g, payload)
 	}

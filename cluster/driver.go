@@ -58,6 +58,9 @@ func (n *Node) pass() (err error) {
 		n.mark(p.g)
 	}
 	for _, r := range n.work.reads {
+		if len(r.g.reads) == 0 {
+			r.g.readsTick = n.ticks
+		}
 		r.g.reads = append(r.g.reads, r)
 		n.mark(r.g)
 	}
@@ -107,7 +110,8 @@ func (g *group) afterApply(m *raftpb.Message) {
 }
 
 func (n *Node) handleDirty() {
-	for i, g := range n.dirty {
+	for i := 0; i < len(n.dirty); i++ { // handling one may mark it again
+		g := n.dirty[i]
 		n.dirty[i] = nil
 		g.dirty = false
 		if len(g.queued) > 0 {
@@ -116,6 +120,7 @@ func (n *Node) handleDirty() {
 		g.askReads()
 		for g.rn.HasReady() {
 			n.handleReady(g, g.rn.Ready())
+			g.askReads()
 		}
 	}
 	n.dirty = n.dirty[:0]

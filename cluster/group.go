@@ -32,8 +32,10 @@ type group struct {
 	dirty     bool
 	term      uint64
 	queued    []*proposal
-	reads     []*read // not asked yet
-	asked     []*read // a ReadIndex is under way for these
+	waiting   []*proposal // forwarded ones, until a leader is known
+	reads     []*read     // not asked yet
+	readsTick uint64      // when the first of them came
+	asked     []*read     // a ReadIndex is under way for these
 	askedID   uint64
 	askedTick uint64
 	confirmed []confirmedReads
@@ -134,10 +136,15 @@ func (g *group) setLeader(s *raft.SoftState) {
 	if s.Lead != g.leader.Load() || leads != g.leads.Load() {
 		g.serving.Store(false)
 		g.failPending(engine.ErrUnknownOutcome, func(*proposal) bool { return true })
-		g.failReads(engine.ErrNotLeader)
+		g.askAgain()
 		g.forwarded = 0
 	}
 	g.leader.Store(s.Lead)
+	if s.Lead != 0 && len(g.waiting) > 0 {
+		g.queued = append(g.queued, g.waiting...)
+		g.waiting = nil
+		g.node.mark(g)
+	}
 	if g.leads.Swap(leads) != leads {
 		if f := g.node.opts.Metrics.Leader; f != nil {
 			f(g.id, leads)
@@ -161,6 +168,11 @@ func (g *group) propose() {
 			p.data = nil
 		case p.forward && g.leader.Load() != 0:
 			g.forward(p)
+		case p.forward && !g.single():
+			if p.expires == 0 {
+				p.expires = g.node.ticks + giveUpTicks
+			}
+			g.waiting = append(g.waiting, p)
 		default:
 			p.finish(nil, engine.ErrNotLeader)
 		}
@@ -178,8 +190,8 @@ func (g *group) propose() {
 	}
 }
 
-// forward sends a proposal to the leader. Should it be lost or repeated, that
-// must be harmless: only operations of the Table go this way.
+// forward sends a proposal to the leader. It may be lost or repeated on the way:
+// only operations of the Table, which notice repetitions, go there.
 func (g *group) forward(p *proposal) {
 	p.expires = g.node.ticks + giveUpTicks
 	g.forwarded++
@@ -220,7 +232,11 @@ func (g *group) tick() {
 	if g.forwarded > 0 {
 		g.failPending(engine.ErrUnknownOutcome, func(p *proposal) bool { return p.forward && p.expires != 0 && now >= p.expires })
 	}
-	if len(g.asked) > 0 && now >= g.askedTick+giveUpTicks {
+	if len(g.asked) > 0 && now >= g.askedTick+giveUpTicks || len(g.reads) > 0 && now >= g.readsTick+giveUpTicks {
 		g.failReads(engine.ErrNotLeader)
+	}
+	for len(g.waiting) > 0 && now >= g.waiting[0].expires {
+		g.waiting[0].finish(nil, engine.ErrNotLeader)
+		g.waiting = g.waiting[1:]
 	}
 }

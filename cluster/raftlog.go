@@ -188,13 +188,15 @@ func (l *groupLog) written(entries []*raftpb.Entry) {
 	cacheFirst := l.last + 1 - uint64(len(l.cache))
 	switch {
 	case first > l.last+1 || first < cacheFirst:
-		l.cache = l.cache[:0:0]
+		l.cache, l.cached = nil, 0
 	default:
+		for _, e := range l.cache[first-cacheFirst:] {
+			l.cached -= len(e.GetData())
+		}
 		l.cache = l.cache[:first-cacheFirst]
 	}
 	l.cache = append(l.cache, entries...)
-	l.cached = 0
-	for _, e := range l.cache {
+	for _, e := range entries {
 		l.cached += len(e.GetData())
 	}
 	l.last = entries[len(entries)-1].GetIndex()

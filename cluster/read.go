@@ -1,8 +1,8 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -41,25 +41,28 @@ func (g *group) startRead() (*read, error) {
 }
 
 // askReads starts a round of ReadIndex for the reads that wait, unless one is
-// under way: those that came after its start need the next one.
+// under way: those that came after its start need the next one. Without a leader
+// they wait a little for one.
 func (g *group) askReads() {
-	if len(g.reads) == 0 || len(g.asked) > 0 {
-		return
-	}
-	if g.leader.Load() == 0 {
-		g.failReads(engine.ErrNotLeader)
+	if len(g.reads) == 0 || len(g.asked) > 0 || g.leader.Load() == 0 {
 		return
 	}
 	g.asked, g.reads = g.reads, nil
 	g.askedID++
 	g.askedTick = g.node.ticks
-	g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, g.askedID))
+	g.rn.ReadIndex(g.readContext())
+}
+
+// readContext names the round under way. No other round has that name, not even
+// one of an earlier start, whose answer may be late.
+func (g *group) readContext() []byte {
+	return appendID(make([]byte, 0, 16), entryID{g.node.origin, g.askedID})
 }
 
 func (g *group) confirmReads(states []raft.ReadState) {
 	for _, s := range states {
-		if len(s.RequestCtx) != 8 || binary.BigEndian.Uint64(s.RequestCtx) != g.askedID || len(g.asked) == 0 {
-			continue
+		if len(g.asked) == 0 || !bytes.Equal(s.RequestCtx, g.readContext()) {
+			continue // the answer to a round that was given up
 		}
 		g.confirmed = append(g.confirmed, confirmedReads{s.Index, g.asked})
 		g.asked = nil
@@ -83,6 +86,17 @@ func (g *group) releaseReads() {
 	}
 	clear(g.confirmed[len(kept):])
 	g.confirmed = kept
+}
+
+// askAgain makes the reads under way wait for the new leader.
+func (g *group) askAgain() {
+	if len(g.asked) == 0 {
+		return
+	}
+	g.reads = append(g.asked, g.reads...)
+	g.readsTick = g.askedTick
+	g.asked = nil
+	g.askedID++
 }
 
 // failReads ends the reads that are not confirmed yet.

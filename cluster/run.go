@@ -162,10 +162,10 @@ func (n *Node) refuseAll() {
 	}
 	err := fmt.Errorf("%w: %w", engine.ErrUnknownOutcome, engine.ErrStopped)
 	for _, g := range n.groups {
-		for _, p := range g.queued {
+		for _, p := range append(g.queued, g.waiting...) {
 			p.finish(nil, engine.ErrStopped)
 		}
-		g.queued = nil
+		g.queued, g.waiting = nil, nil
 		g.failPending(err, func(*proposal) bool { return true })
 		g.failReads(engine.ErrStopped)
 		for _, c := range g.confirmed {

@@ -16,6 +16,7 @@ const (
 	stateBody     = 'b' // body id: a bodyRecord
 	stateLive     = 'g' // segment: live bytes this shard has there; differs between replicas
 	stateKey      = 'k' // the Machine's keys
+	stateOrigin   = 'o' // origin of table operations: the last one's number
 	stateStage    = 's' // stage id: the chunks of a body that has no command yet
 	stateTable    = 't' // the Table's keys
 	stateTruncate = 'u' // index up to which all voters hold the log

@@ -145,17 +145,37 @@ func (t *Table) change(ctx context.Context, op byte, key string, value []byte, i
 	if len(key) > maxTableKey {
 		return 0, fmt.Errorf("%w: table key of %d bytes", engine.ErrTooLarge, len(key))
 	}
-	id := t.n.newID()
-	data := appendTableOp(appendHeader(nil, kindTable, id), op, key, value, ifVersion)
-	p, err := t.meta().submit(ctx, id, data, true)
-	if err != nil {
-		return 0, err
+	for {
+		id := t.n.newID()
+		data := appendTableOp(appendHeader(nil, kindTable, id), op, key, value, ifVersion)
+		p, err := t.meta().submit(ctx, id, data, true)
+		if err != nil {
+			return 0, err
+		}
+		result, err := p.wait(ctx)
+		if errors.Is(err, errOvertaken) {
+			continue // certainly not done
+		}
+		if err != nil {
+			return 0, err
+		}
+		return decodeTableResult(result, key)
 	}
-	result, err := p.wait(ctx)
-	if err != nil {
-		return 0, err
+}
+
+// errOvertaken: an operation that was begun later on the same node came first.
+var errOvertaken = fmt.Errorf("%w: table operation overtaken by a later one", engine.ErrNotLeader)
+
+// repeated tells whether an operation of the Table was applied before or was
+// overtaken: the transport may repeat and reorder what goes to the leader. The
+// numbers of one start of a node only rise.
+func (w *worker) repeated(g *group, id entryID) (bool, error) {
+	key := binary.BigEndian.AppendUint64(newStateKey(g.id, stateOrigin, nil), id.origin)
+	last, err := readUint64(w.batch, key)
+	if err != nil || id.seq <= last {
+		return true, err
 	}
-	return decodeTableResult(result, key)
+	return false, w.batch.Set(key, binary.BigEndian.AppendUint64(nil, id.seq), nil)
 }
 
 func appendTableOp(dst []byte, op byte, key string, value []byte, ifVersion uint64) []byte {
@@ -176,7 +196,10 @@ func decodeTableResult(result []byte, key string) (uint64, error) {
 
 // applyTable runs an operation of the Table. The index of the entry becomes the
 // version.
-func (w *worker) applyTable(g *group, index uint64, payload []byte) (result []byte, refused, err error) {
+func (w *worker) applyTable(g *group, index uint64, id entryID, payload []byte) (result []byte, refused, err error) {
+	if again, err := w.repeated(g, id); again || err != nil {
+		return nil, errOvertaken, err
+	}
 	r := reader{data: payload}
 	op := r.bytes(1)
 	ifVersion := r.uint64()
