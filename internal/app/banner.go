@@ -57,8 +57,9 @@ func (a *App) firstBanner(b *strings.Builder, c *credentials) {
 	if imaps := clientAddr(a.Addr("imaps")); imaps != "" {
 		fmt.Fprintf(b, "\nRead mail:\n")
 		fmt.Fprintf(b, "  %s --user '%s' 'imaps://%s/INBOX?ALL'\n", curl, login, imaps)
-		fmt.Fprintf(b, "  mutt -n -F /dev/null %s-f 'imaps://%s:%s@%s/INBOX'\n", muttCA(ca), url.QueryEscape(user), password, imaps)
-		fmt.Fprintf(b, "  openssl s_client -quiet -crlf %s-connect %s    # then: a LOGIN %s %s\n", opensslCA(ca), imaps, user, password)
+		fmt.Fprintf(b, "  mutt -n -F /dev/null %s-e 'set folder=imaps://%s:%s@%s/ spoolfile=+INBOX record=+Sent postponed=+Drafts'\n",
+			muttCA(ca), url.QueryEscape(user), password, imaps)
+		fmt.Fprintf(b, "  openssl s_client -quiet -crlf %s-connect %s    # then type: a LOGIN %s %s\n", opensslCA(ca), imaps, user, password)
 	}
 	if smtp := clientAddr(a.Addr("submission")); smtp != "" {
 		fmt.Fprintf(b, "\nSend mail, to yourself or to admin@localhost:\n")
@@ -66,7 +67,7 @@ func (a *App) firstBanner(b *strings.Builder, c *credentials) {
 			"    %[2]s --ssl-reqd --user '%[3]s' --mail-from %[1]s --mail-rcpt %[1]s --upload-file - smtp://%[4]s\n", user, curl, login, smtp)
 		fmt.Fprintf(b, "  echo 'It works.' | mutt -n -F /dev/null %s-e 'set from=%s smtp_url=smtp://%s:%s@%s/ copy=no' -s hello %[2]s\n",
 			muttCA(ca), user, url.QueryEscape(user), password, smtp)
-		fmt.Fprintf(b, "  openssl s_client -quiet -crlf -starttls smtp %s-connect %s    # then: EHLO me\n", opensslCA(ca), smtp)
+		fmt.Fprintf(b, "  openssl s_client -quiet -crlf -starttls smtp %s-connect %s    # then type: EHLO me\n", opensslCA(ca), smtp)
 	}
 	if admin := clientAddr(a.Addr("admin")); admin != "" {
 		fmt.Fprintf(b, "\nAdministrate:\n  mailferry user list --data %s\n  %s --user \"$(cat %s)\" https://%s/metrics\n\n",
