@@ -27,6 +27,8 @@ type Certificate struct {
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
 	Pause     *Pause               `json:"pause,omitempty"`
+	// Flipped is when the placement that names the new store became durable.
+	Flipped *time.Time `json:"flipped,omitempty"`
 }
 
 // MailboxCertificate is a mailbox as both sides have it.

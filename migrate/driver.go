@@ -29,6 +29,7 @@ type driver struct {
 	slot     bool
 	hold     *hold
 	pause    *Pause
+	flipped  time.Time
 }
 
 // route is what check finds out: who the user is, and from where to where.

@@ -238,6 +238,9 @@ func (d *driver) report(ctx context.Context) Event {
 		if err != nil && ctx.Err() == nil {
 			d.log.Warn("no reports of the proxies", "error", err)
 		}
+		if p, ok, err := d.e.opt.Placements.Get(ctx, d.route.entry.User); err == nil && ok && p.Epoch == d.move.Base+2 {
+			d.flipped = p.Since
+		}
 		took, tries := time.Duration(0), d.move.Tries+1
 		if d.pause != nil {
 			took = d.pause.Hold
@@ -260,6 +263,9 @@ func (d *driver) certify(level string) {
 	c.User, c.To, c.Batch, c.Written, c.Pause = d.user, d.b.spec.To, d.b.spec.ID, time.Now().UTC(), d.pause
 	if d.route.from != nil {
 		c.From = d.route.from.Name
+	}
+	if !d.flipped.IsZero() {
+		c.Flipped = &d.flipped
 	}
 	if err := d.b.journal.certificate(c); err != nil {
 		d.log.Error("certificate not written", "error", err)

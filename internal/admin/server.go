@@ -32,8 +32,13 @@ type Service struct {
 // maxRequest bounds the body of a request; the largest is a list of users to move.
 const maxRequest = 16 << 20
 
-// SocketHandler serves the API to whoever may open the socket.
-func (s *Service) SocketHandler() http.Handler { return s.api() }
+// SocketHandler serves the API and /metrics to whoever may open the socket.
+func (s *Service) SocketHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", s.api())
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{}))
+	return mux
+}
 
 // HTTPSHandler serves /healthz openly, and the API and /metrics to admins.
 func (s *Service) HTTPSHandler() http.Handler {

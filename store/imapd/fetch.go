@@ -2,12 +2,14 @@ package imapd
 
 import (
 	"context"
+	"slices"
 
 	"github.com/emersion/go-imap/v2"
 
 	"mailferry/backend"
 	"mailferry/internal/line"
 	"mailferry/store"
+	"mailferry/store/message"
 )
 
 // fetch is one running FETCH.
@@ -47,7 +49,10 @@ func runFetch(ctx context.Context, s *session, c *call) error {
 	if f.modseq {
 		s.condstore = true
 	}
-	if s.view.dead || len(uids) == 0 && !a.vanished {
+	if len(uids) == 0 && !a.vanished {
+		return nil
+	}
+	if s.view.dead {
 		return s.expungeIssued(c, uids)
 	}
 	if f.snap, err = s.account.Snapshot(ctx, s.view.mailbox); err != nil {
@@ -59,10 +64,11 @@ func runFetch(ctx context.Context, s *session, c *call) error {
 			return err
 		}
 	}
-	if err := f.each(ctx, uids, a.changedSince); err != nil {
-		return err
+	met, err := f.each(ctx, uids, a.changedSince)
+	if err == nil && !c.uid && met < s.view.count(uids) {
+		return errExpungeIssued
 	}
-	return s.expungeIssued(c, uids)
+	return err
 }
 
 // writeVanished: RFC 7162 section 3.2.6.
@@ -74,26 +80,30 @@ func (f *fetch) writeVanished(a fetchArguments) error {
 	return err
 }
 
-// each answers for every message of the set that is still there.
-func (f *fetch) each(ctx context.Context, uids imap.UIDSet, changedSince uint64) error {
+// each answers for every message of the set that is still there, and counts
+// them.
+func (f *fetch) each(ctx context.Context, uids imap.UIDSet, changedSince uint64) (met int, err error) {
 	v := f.s.view
 	for m, err := range f.snap.Messages(uids) {
 		if err != nil {
-			return err
+			return met, err
 		}
 		seq := v.seq(m.UID)
-		if seq == 0 || m.ModSeq <= changedSince {
+		if seq == 0 {
+			continue
+		}
+		if met++; m.ModSeq <= changedSince {
 			continue
 		}
 		if err := f.message(ctx, seq, m); err != nil {
-			return err
+			return met, err
 		}
-		if err := f.s.conn.Writer.Err(); err != nil {
+		if f.s.conn.Writer.Err() != nil {
 			f.s.done = true
-			return errAnswered
+			return met, errAnswered
 		}
 	}
-	return nil
+	return met, nil
 }
 
 // message writes one FETCH response. Octets that cannot be read are found out
@@ -124,6 +134,9 @@ func (f *fetch) message(ctx context.Context, seq uint32, m store.Message) error 
 	}
 	if f.uid {
 		item("UID ").Number(uint64(m.UID))
+	}
+	if slices.ContainsFunc(f.items, fetchItem.givesBody) {
+		s.server.met.bodies.Inc()
 	}
 	for _, it := range f.items {
 		switch {
@@ -168,4 +181,17 @@ func (f *fetch) mark(ctx context.Context, m *store.Message) bool {
 		f.s.view.wake()
 	}
 	return len(changed) > 0
+}
+
+// givesBody reports whether the item is part of a message's text, not only of
+// its header.
+func (it fetchItem) givesBody() bool {
+	if it.section == nil {
+		return false
+	}
+	switch it.section.Specifier {
+	case message.SectionHeader, message.SectionFields, message.SectionFieldsNot, message.SectionMIME:
+		return false
+	}
+	return true
 }

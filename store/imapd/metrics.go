@@ -8,6 +8,7 @@ type metrics struct {
 	sessions prometheus.Gauge
 	commands *prometheus.CounterVec
 	seconds  prometheus.Histogram
+	bodies   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -17,11 +18,13 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			[]string{"command", "result"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mailferry_imap_command_seconds",
 			Help: "Time from a command's first octet to its answer, IDLE apart.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10)}),
+		bodies: prometheus.NewCounter(prometheus.CounterOpts{Name: "mailferry_imap_bodies_fetched_total",
+			Help: "Messages of which a FETCH gave out more than headers."}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.sessions, m.commands, m.seconds} {
+	for _, c := range []prometheus.Collector{m.sessions, m.commands, m.seconds, m.bodies} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

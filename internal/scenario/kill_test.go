@@ -1,0 +1,88 @@
+package scenario
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"mailferry/internal/mailtest"
+)
+
+// TestKilledWhileMoving kills the node, with -9, at random points of moves and
+// starts it again. Clients come back by themselves; the moves go on where they
+// were; every acknowledged message is there once and every user is active on
+// exactly one store.
+func TestKilledWhileMoving(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	kills, users, messages := 3, 12, 100
+	if mailtest.Soaking() {
+		kills, users = 20, 42
+	}
+	rnd := mailtest.Rand(t)
+	f := newFarm(t, users, messages)
+	n := newNode(t, f)
+	l := startLife(t, f, n, lifeOptions{quiet: []string{"u01"}, reconnect: true})
+	l.mail.Await(t, users)
+
+	wave := users / (kills + 1)
+	names := f.users()
+	calm := names[:wave]
+	start := time.Now()
+	if out, errs, code := n.run(t.Context(), append([]string{"migrate", "--to", "home", "--parallel", "2"}, calm...)...); code != 0 {
+		t.Fatalf("migrate ended with %d\n%s%s", code, out, errs)
+	}
+	took := time.Since(start)
+	for names = names[wave:]; len(names) > 0; {
+		k := min(wave, len(names))
+		after := time.Duration(rnd.Int64N(int64(took)))
+		t.Logf("killed %v into the move of %v, which takes about %v", after, names[:k], took)
+		killWhileMoving(t, n, names[:k], after)
+		names = names[k:]
+	}
+	l.mail.Await(t, l.mail.Acked()+users)
+	r := l.stop()
+	t.Log(r)
+	for _, u := range f.users() {
+		r.idle[u].Check(t)
+		r.reading[u].Check(t)
+	}
+	f.checkDirectory(t)
+	f.checkDeliveredOnce(t, n, r)
+}
+
+// killWhileMoving begins a batch, kills the node some time later, starts it
+// again and waits until the batch, which nobody touches, is done.
+func killWhileMoving(t *testing.T, n *node, users []string, after time.Duration) {
+	t.Helper()
+	out, errs, code := n.run(t.Context(), append([]string{"migrate", "--to", "home", "--parallel", "2", "--detach"}, users...)...)
+	if code != 0 {
+		t.Fatalf("migrate ended with %d\n%s%s", code, out, errs)
+	}
+	batch := strings.TrimSpace(out)
+	<-time.After(after) // the fault's moment, not a wait for something
+	n.kill()
+	n.start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if out, errs, code := n.run(ctx, "migrate", "watch", batch); code != 0 {
+		t.Fatalf("batch %s ended with %d after the kill\n%s%s", batch, code, out, errs)
+	}
+}
+
+// checkDeliveredOnce fails for acknowledged mail that is not there, or is there
+// twice without a lost answer as excuse.
+func (f *farm) checkDeliveredOnce(t *testing.T, n *node, r record) {
+	t.Helper()
+	for _, u := range f.users() {
+		found := map[string]int{}
+		for _, id := range messageIDs(t, n, u) {
+			found[id]++
+		}
+		for _, fault := range mailtest.DeliveryFaults(r.deliveries(u), found) {
+			t.Error(fault)
+		}
+	}
+}
