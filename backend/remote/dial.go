@@ -60,16 +60,16 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 	if t.Store == nil || t.host() == "" {
 		return nil, backend.Errorf(backend.KindBug, "", "dial %s: store without address", p)
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeout())
+	limited, cancel := context.WithTimeout(ctx, t.timeout())
 	defer cancel()
 	addr := net.JoinHostPort(t.host(), strconv.Itoa(t.Store.Port(p)))
 	dial := t.Dial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	conn, err := dial(ctx, "tcp", addr)
+	conn, err := dial(limited, "tcp", addr)
 	if err != nil {
-		return nil, t.unavailable(p, "dial", err)
+		return nil, t.unavailable(p, "dial", ended(ctx, err))
 	}
 	if t.Store.TLS != backend.TLSImplicit {
 		return conn, nil
@@ -79,14 +79,22 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 
 // startTLS ends the handshake within the timeout, or closes conn.
 func (t *Target) startTLS(ctx context.Context, p backend.Protocol, conn net.Conn) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.timeout())
+	limited, cancel := context.WithTimeout(ctx, t.timeout())
 	defer cancel()
 	tc := tls.Client(conn, t.tlsConfig())
-	if err := tc.HandshakeContext(ctx); err != nil {
+	if err := tc.HandshakeContext(limited); err != nil {
 		conn.Close()
-		return nil, t.unavailable(p, "TLS", err)
+		return nil, t.unavailable(p, "TLS", ended(ctx, err))
 	}
 	return tc, nil
+}
+
+// ended prefers the reason why ctx ended to what that made of an operation.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 func (t *Target) tlsConfig() *tls.Config {
