@@ -123,7 +123,7 @@ func runStore(ctx context.Context, s *session, c *call) error {
 		return err
 	}
 	if !a.silent {
-		if err := s.writeStored(ctx, c, uids); err != nil {
+		if err := s.writeStored(ctx, c, uids, line.FromUIDSet(failed)); err != nil {
 			return err
 		}
 	}
@@ -173,8 +173,8 @@ func (s *session) writeModSeq(m store.Message) {
 		Text(" MODSEQ (").Number(m.ModSeq).Text("))").CRLF()
 }
 
-// writeStored tells the flags of every message of the set.
-func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet) error {
+// writeStored tells the flags of every message of the set that did not fail.
+func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet, failed line.NumSet) error {
 	v := s.view
 	snap, err := s.account.Snapshot(ctx, v.mailbox)
 	if err != nil {
@@ -189,7 +189,7 @@ func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet) er
 		if err != nil {
 			return err
 		}
-		if seq := v.seq(m.UID); seq != 0 {
+		if seq := v.seq(m.UID); seq != 0 && !failed.Contains(uint32(m.UID)) {
 			s.writeFlagsOf(seq, m, c.uid || s.qresync)
 			v.told[m.UID] = m.ModSeq
 		}
@@ -200,17 +200,16 @@ func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet) er
 // expungeIssued is the answer to a command by number that met messages which
 // are gone and not yet told (RFC 5530).
 func (s *session) expungeIssued(c *call, uids imap.UIDSet) error {
-	if c.uid {
-		return nil
-	}
 	set := line.FromUIDSet(uids)
 	for uid := range s.view.gone {
-		if set.Contains(uint32(uid)) {
-			return okay("EXPUNGEISSUED", "Some messages are no more")
+		if !c.uid && set.Contains(uint32(uid)) {
+			return errExpungeIssued
 		}
 	}
 	return nil
 }
+
+var errExpungeIssued = okay("EXPUNGEISSUED", "Some messages are no more")
 
 // numbers is a set of messages of the view in the terms of the command.
 func (s *session) numbers(c *call, uids imap.UIDSet) string {

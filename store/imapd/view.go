@@ -85,6 +85,19 @@ func (v *view) fromNumbers(set line.NumSet) (out imap.UIDSet, ok bool) {
 	return out, true
 }
 
+// count is the number of messages of the view in a set that resolve returned.
+func (v *view) count(uids imap.UIDSet) (n int) {
+	for _, r := range uids {
+		i, _ := slices.BinarySearch(v.uids, r.Start)
+		j, found := slices.BinarySearch(v.uids, r.Stop)
+		if found {
+			j++
+		}
+		n += j - i
+	}
+	return n
+}
+
 // openView takes a snapshot as the view. The watch is opened before the
 // snapshot, so that no change falls between them.
 func (s *session) openView(mb store.Mailbox, readOnly bool) *view {

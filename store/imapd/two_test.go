@@ -1,0 +1,221 @@
+package imapd_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mailferry/store/imapd"
+)
+
+// TestExpungeRules: FETCH, STORE and SEARCH by number never bring EXPUNGE; what
+// they do bring is in the numbers that the client knows.
+func TestExpungeRules(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(4)
+	a.ok("SELECT INBOX")
+	b := w.login()
+	b.ok("SELECT INBOX")
+	b.ok(`STORE 2,4 +FLAGS.SILENT (\Deleted)`)
+	b.ok("EXPUNGE")
+	b.ok(`STORE 1 +FLAGS.SILENT (\Flagged)`)
+	b.append("INBOX", "", mail("m5"))
+
+	a.is(`1 FETCH (UID 1)|3 FETCH (UID 3)|5 EXISTS|5 RECENT|1 FETCH (FLAGS (\Flagged \Recent))|OK [EXPUNGEISSUED]`, "FETCH 1:* (UID)")
+}
+
+func TestChangesOfOthers(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(4)
+	a.ok("EXAMINE INBOX")
+	b := w.login()
+	b.ok("SELECT INBOX")
+	b.ok(`STORE 2,4 +FLAGS.SILENT (\Deleted)`)
+	b.ok("EXPUNGE")
+	b.ok(`STORE 1 +FLAGS.SILENT (Work)`)
+	b.append("INBOX", "", mail("m5"))
+
+	a.is(`3 FETCH (FLAGS (\Recent))|5 EXISTS|5 RECENT|FLAGS (\Answered \Flagged \Deleted \Seen \Draft Work)|OK [PERMANENTFLAGS ()] Read-only mailbox|1 FETCH (FLAGS (Work \Recent))|OK`,
+		"FETCH 3 FLAGS")
+	a.is(`SEARCH 1 3 5|OK`, "SEARCH ALL")
+	a.is(`OK [EXPUNGEISSUED]`, "FETCH 2 FLAGS")
+	a.is(`NO [NOPERM]`, `STORE 1 FLAGS ()`)
+	a.is(`2 EXPUNGE|3 EXPUNGE|OK`, "NOOP")
+}
+
+func TestOwnChangesAreToldOnce(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(2)
+	a.ok("SELECT INBOX")
+	b := w.login()
+	b.ok("SELECT INBOX")
+	a.is(`OK`, `STORE 1 +FLAGS.SILENT (\Seen)`)
+	a.is(`OK`, "NOOP")
+	a.is(`2 FETCH (FLAGS (\Seen \Recent))|OK`, `STORE 2 +FLAGS (\Seen)`)
+	a.is(`OK`, "NOOP")
+	b.is(`1 FETCH (FLAGS (\Seen))|2 FETCH (FLAGS (\Seen))|OK`, "NOOP")
+	b.ok(`STORE 1 +FLAGS.SILENT (\Flagged)`)
+	// What b did is told before what a does silently.
+	a.is(`1 FETCH (FLAGS (\Seen \Flagged \Recent))|OK`, `STORE 1 +FLAGS.SILENT (\Answered)`)
+	a.is(`OK`, "NOOP")
+}
+
+func TestIdleHearsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(2)
+	a.ok("SELECT INBOX")
+	a.send("i IDLE")
+	a.expect(`^\+ idling`)
+	b := w.login()
+	began := time.Now()
+	b.append("INBOX", "", mail("new"))
+	a.expect(`^\* 3 EXISTS`)
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("IDLE heard of the message after %v", d)
+	}
+	a.expect(`^\* 2 RECENT|^\* 3 RECENT`)
+	b.ok("SELECT INBOX")
+	b.ok(`STORE 1 +FLAGS.SILENT (\Deleted)`)
+	a.expect(`^\* 1 FETCH \(FLAGS \(\\Deleted \\Recent\)\)`)
+	b.ok("EXPUNGE")
+	a.expect(`^\* 1 EXPUNGE`)
+	a.send("DONE")
+	a.expect(`^i OK`)
+	a.is("OK", "NOOP")
+	a.send("j IDLE")
+	a.expect(`^\+ idling`)
+	a.send("NOT DONE")
+	a.expect(`^j BAD`)
+}
+
+func TestIdleKeepsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c := w.login()
+		c.send("i IDLE")
+		c.expect(`^\+ idling`)
+		c.nc.SetReadDeadline(time.Time{})
+		began := time.Now()
+		for range 20 {
+			l, err := c.r.ReadString('\n')
+			if err != nil || !strings.HasPrefix(l, "* OK Still here") {
+				t.Fatalf("%q, %v", l, err)
+			}
+		}
+		if d := time.Since(began); d != 40*time.Minute {
+			t.Errorf("twenty signs of life in %v", d)
+		}
+		c.send("DONE")
+		c.expect(`^i OK`)
+		c.nc.SetReadDeadline(time.Time{})
+		began = time.Now()
+		l, _ := c.r.ReadString('\n')
+		if d := time.Since(began); !strings.HasPrefix(l, "* BYE Idle") || d != 30*time.Minute {
+			t.Errorf("%q after %v", l, d)
+		}
+		c.nc.Close()
+		synctest.Wait()
+	})
+}
+
+func TestShutdownSaysBye(t *testing.T) {
+	w := newWorld(t)
+	idle, quiet, fresh := w.login(), w.login(), w.dial(imapd.ConnInfo{})
+	idle.send("i IDLE")
+	idle.expect(`^\+ idling`)
+	quiet.ok("SELECT INBOX")
+	if err := w.server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*conn{idle, quiet, fresh} {
+		if l := c.closed(); len(l) != 1 || !strings.HasPrefix(l[0], "* BYE [UNAVAILABLE]") {
+			t.Errorf("got %q", l)
+		}
+	}
+}
+
+func TestDeletedMailbox(t *testing.T) {
+	w := newWorld(t)
+	a := w.login()
+	a.ok("CREATE box")
+	a.append("box", "", mail("x"))
+	a.ok("SELECT box")
+	b := w.login()
+	b.ok("DELETE box")
+	a.is(`1 EXPUNGE|OK`, "NOOP")
+	a.is(`OK`, "UID FETCH 1:* FLAGS")
+	a.is(`NO [TRYCREATE]`, "APPEND box {3+}\r\nabc")
+	a.ok("CLOSE")
+}
+
+func TestCopyAndMove(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(3)
+	a.ok("SELECT INBOX")
+	a.is("NO [TRYCREATE]", "COPY 1 nowhere")
+	a.is("OK [COPYUID ", "COPY 1:2 Archive")
+	u, tagged := a.cmd("MOVE 2 Archive")
+	if len(u) != 2 || !strings.HasPrefix(u[0], "OK [COPYUID ") || u[1] != "2 EXPUNGE" || !strings.HasPrefix(tagged, "OK") {
+		t.Errorf("MOVE: %q %q", u, tagged)
+	}
+	a.is(`SEARCH 1 3|OK`, "UID SEARCH ALL")
+	a.is(`STATUS Archive (MESSAGES 3 UIDNEXT 4 UNSEEN 3)|OK`, "STATUS Archive (MESSAGES UIDNEXT UNSEEN)")
+}
+
+func TestCondstore(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(3)
+	a.ok("ENABLE CONDSTORE")
+	a.ok("SELECT INBOX")
+	b := w.login()
+	b.ok("SELECT INBOX")
+	b.ok(`STORE 2 +FLAGS.SILENT (\Seen)`)
+	m := a.ok("NOOP")
+	if len(m) != 1 || !strings.HasPrefix(m[0], `2 FETCH (FLAGS (\Seen \Recent) MODSEQ (`) {
+		t.Fatalf("NOOP: %q", m)
+	}
+	var modseq uint64
+	fmt.Sscanf(m[0][strings.Index(m[0], "MODSEQ (")+8:], "%d", &modseq)
+	a.is(fmt.Sprintf("1 FETCH (FLAGS (\\Flagged \\Recent) MODSEQ (%d))|3 FETCH (FLAGS (\\Flagged \\Recent) MODSEQ (%d))|OK [MODIFIED 2]", modseq+1, modseq+1),
+		`STORE 1:3 (UNCHANGEDSINCE %d) +FLAGS (\Flagged)`, modseq-1)
+	a.is(fmt.Sprintf("SEARCH 1 3 (MODSEQ %d)|OK", modseq+1), "SEARCH MODSEQ %d", modseq+1)
+	a.is(fmt.Sprintf("2 FETCH (UID 2 MODSEQ (%d))|OK", modseq), "UID FETCH 2 (MODSEQ) (CHANGEDSINCE %d)", modseq-1)
+}
+
+func TestQresync(t *testing.T) {
+	w := newWorld(t)
+	a := w.filled(4)
+	u := a.ok("SELECT INBOX")
+	validity := number(t, u, "UIDVALIDITY ")
+	modseq := number(t, u, "HIGHESTMODSEQ ")
+	a.ok(`STORE 2 +FLAGS.SILENT (\Deleted)`)
+	a.ok("EXPUNGE")
+	a.ok(`STORE 3 +FLAGS.SILENT (\Seen)`)
+	b := w.login()
+	b.is("BAD", "SELECT INBOX (QRESYNC (%d %d))", validity, modseq)
+	b.is("ENABLED QRESYNC|OK", "ENABLE QRESYNC X-NONE")
+	got := strings.Join(b.ok("SELECT INBOX (QRESYNC (%d %d 1:4 (1,3 1,3)))", validity, modseq), "|")
+	if !strings.Contains(got, "VANISHED (EARLIER) 2|3 FETCH (UID 4 FLAGS (\\Seen) MODSEQ (") {
+		t.Errorf("SELECT: %s", got)
+	}
+	a.ok(`STORE 1 +FLAGS.SILENT (\Deleted)`)
+	a.ok("EXPUNGE")
+	b.is("VANISHED 1|OK", "NOOP")
+	if got := strings.Join(b.ok("UID FETCH 1:* (FLAGS) (CHANGEDSINCE %d VANISHED)", modseq), "|"); !strings.HasPrefix(got, "VANISHED (EARLIER) 1:2|2 FETCH (UID 4 FLAGS") {
+		t.Errorf("UID FETCH: %s", got)
+	}
+}
+
+// number finds the number behind a word in responses.
+func number(t testing.TB, lines []string, word string) (n uint64) {
+	t.Helper()
+	all := strings.Join(lines, "|")
+	i := strings.Index(all, word)
+	if i < 0 {
+		t.Fatalf("no %q in %s", word, all)
+	}
+	fmt.Sscanf(all[i+len(word):], "%d", &n)
+	return n
+}
