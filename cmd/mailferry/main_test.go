@@ -125,3 +125,46 @@ func await(t *testing.T, r interface{ Read([]byte) (int, error) }, text string) 
 	t.Fatalf("ended without %q: %v", text, lines.Err())
 	return ""
 }
+
+// TestKilledNodeStartsAgain: what a kill leaves (socket, lock) is in nobody's
+// way, and what was acknowledged is there.
+func TestKilledNodeStartsAgain(t *testing.T) {
+	dir := t.TempDir()
+	file, data := filepath.Join(dir, "mailferry.yaml"), filepath.Join(dir, "data")
+	if err := os.WriteFile(file, []byte(anyPort), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *exec.Cmd {
+		cmd := exec.Command("mailferry", "serve", "--config", file, "--data", data)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		await(t, out, "serves")
+		return cmd
+	}
+	first := start()
+	add := exec.Command("mailferry", "user", "add", "anna@example.org", "--password-stdin", "--data", data)
+	add.Stdin = strings.NewReader("secret\n")
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait() // it was killed
+	second := start()
+	if out, err := exec.Command("mailferry", "user", "show", "anna@example.org", "--data", data).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := exec.Command("mailferry", "fsck", "--bodies", "--data", data).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	signalProcess(t, second, syscall.SIGTERM)
+	if err := second.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+}

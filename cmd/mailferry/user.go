@@ -86,9 +86,9 @@ func (c *cli) userPasswdCommand() *cobra.Command {
 }
 
 func (c *cli) userDisableCommand(name string, disabled bool) *cobra.Command {
-	short := "Let a user log in again"
+	short := "Let a disabled user log in and get mail again"
 	if disabled {
-		short = "Let a user not log in any more; mail is still delivered"
+		short = "Let a user not log in any more and get no mail; what is there stays"
 	}
 	return &cobra.Command{Use: name + " USER", Short: short, Args: cobra.ExactArgs(1),
 		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
