@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -40,5 +42,147 @@ func BenchmarkTracker(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkRelay is a whole session on loopback sockets, against two plain
+// copies between the same sockets.
+func BenchmarkRelay(b *testing.B) {
+	for name, s := range streams {
+		chunk := []byte(strings.Repeat(s, 1+(256<<10)/len(s)))
+		b.Run(name+"/tracked", func(b *testing.B) {
+			addr, store := relayTo(b)
+			c := benchLogin(b, addr)
+			pump(b, chunk, <-store, c)
+		})
+		b.Run(name+"/copied", func(b *testing.B) {
+			front, back := listenLocal(b), listenLocal(b)
+			store := make(chan net.Conn, 1)
+			go func() {
+				c, _ := front.Accept()
+				s, _ := net.Dial("tcp", back.Addr().String())
+				go onlyCopy(s, c)
+				onlyCopy(c, s)
+			}()
+			go func() { c, _ := back.Accept(); store <- c }()
+			c, err := net.Dial("tcp", front.Addr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			pump(b, chunk, <-store, c)
+		})
+	}
+}
+
+// onlyCopy is a relay in user space with the proxy's size of buffer, the way a
+// relay behind TLS has to be: without splice(2).
+func onlyCopy(dst, src net.Conn) {
+	defer dst.Close()
+	io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, bigBuffer))
+}
+
+func pump(b *testing.B, chunk []byte, from, to net.Conn) {
+	b.SetBytes(int64(len(chunk)))
+	done := make(chan struct{})
+	n := 0
+	go func() {
+		defer close(done)
+		io.Copy(io.Discard, to)
+	}()
+	for b.Loop() {
+		if _, err := from.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	from.Close()
+	<-done
+	to.Close()
+}
+
+func listenLocal(b testing.TB) net.Listener {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	return l
+}
+
+// tcpConnector dials a listener of ours as the store.
+type tcpConnector string
+
+func (a tcpConnector) Connect(context.Context, ConnectRequest) (BackendConn, error) {
+	c, err := net.Dial("tcp", string(a))
+	return BackendConn{Conn: c, Caps: testCaps}, err
+}
+
+func relayTo(b testing.TB) (addr string, store <-chan net.Conn) {
+	l := listenLocal(b)
+	conns := make(chan net.Conn, 20_000)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns <- c
+		}
+	}()
+	addr, _, _ = onSockets(b, Options{Connector: tcpConnector(l.Addr().String()), MaxConnections: 50_000}, false)
+	return addr, conns
+}
+
+func benchLogin(b testing.TB, addr string) net.Conn {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fmt.Fprint(c, "a LOGIN anna secret\r\n")
+	var buf [2048]byte
+	got := ""
+	for !strings.Contains(got, "a OK") {
+		n, err := c.Read(buf[:])
+		if err != nil {
+			b.Fatal(err)
+		}
+		got += string(buf[:n])
+	}
+	return c
+}
+
+// BenchmarkLogin is a login on loopback with the route in memory.
+func BenchmarkLogin(b *testing.B) {
+	addr, store := relayTo(b)
+	for b.Loop() {
+		c := benchLogin(b, addr)
+		(<-store).Close()
+		c.Close()
+	}
+}
+
+// TestMemoryPerIdleSession reports what a quiet session costs the proxy's side.
+func TestMemoryPerIdleSession(t *testing.T) {
+	const n = 500
+	addr, store := relayTo(t)
+	inUse := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	before := inUse()
+	var conns []net.Conn
+	for range n {
+		conns = append(conns, benchLogin(t, addr), <-store)
+	}
+	per := (inUse() - before) / n
+	t.Logf("%d octets per idle session, the test's own two sockets included", per)
+	if per > 20<<10 {
+		t.Errorf("%d octets per idle session", per)
+	}
+	for _, c := range conns {
+		c.Close()
 	}
 }

@@ -24,6 +24,7 @@ type buffer struct {
 	data  []byte
 	r, w  int
 	big   *[]byte // borrowed
+	last  int     // size of the last read
 	small [smallBuffer]byte
 }
 
@@ -39,8 +40,11 @@ func (b *buffer) space() (p []byte, full bool) {
 	}
 	if b.r == b.w {
 		b.r, b.w = 0, 0
+		if b.big == nil && b.last == smallBuffer {
+			b.grow() // more is waiting
+		}
 	}
-	if b.r > 0 && b.w == len(b.data) {
+	if b.r > 0 && (b.w == len(b.data) || b.w-b.r <= smallBuffer) {
 		b.w = copy(b.data, b.data[b.r:b.w])
 		b.r = 0
 	}
@@ -66,11 +70,19 @@ func (b *buffer) grow() {
 }
 
 // filled takes n octets that were read.
-func (b *buffer) filled(n int) { b.w += n }
+func (b *buffer) filled(n int) {
+	b.w += n
+	b.last = n
+}
 
-// rest gives a borrowed buffer back when little is held, before a wait.
+// flowing is the size of a read above which more is expected to follow: the
+// borrowed buffer is kept. What usually ends a flow, the answer to IDLE or NOOP,
+// is smaller.
+const flowing = 2 << 10
+
+// rest gives a borrowed buffer back when little is held and little came last.
 func (b *buffer) rest() {
-	if b.big == nil || b.w-b.r > smallBuffer {
+	if b.big == nil || b.w-b.r > smallBuffer || b.last >= flowing {
 		return
 	}
 	n := copy(b.small[:], b.bytes())

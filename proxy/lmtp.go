@@ -187,7 +187,7 @@ func (s *lmtpSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 	if err != nil {
 		var se *smtp.SMTPError
 		if errors.As(err, &se) {
-			return err // too long, or a broken line
+			return se // too long, or a broken line
 		}
 		s.log.Error("message cannot be spooled", "error", err)
 		return smtpError(451, smtp.EnhancedCode{4, 3, 1}, "Temporary failure, please try again ("+s.id+")")
