@@ -25,6 +25,7 @@ type buffer struct {
 	r, w  int
 	big   *[]byte // borrowed
 	last  int     // size of the last read
+	more  bool    // it filled all the room
 	small [smallBuffer]byte
 }
 
@@ -40,9 +41,9 @@ func (b *buffer) space() (p []byte, full bool) {
 	}
 	if b.r == b.w {
 		b.r, b.w = 0, 0
-		if b.big == nil && b.last == smallBuffer {
-			b.grow() // more is waiting
-		}
+	}
+	if b.big == nil && b.more {
+		b.grow()
 	}
 	if b.r > 0 && (b.w == len(b.data) || b.w-b.r <= smallBuffer) {
 		b.w = copy(b.data, b.data[b.r:b.w])
@@ -66,13 +67,13 @@ func (b *buffer) grow() {
 		b.data = make([]byte, maxLine+smallBuffer)
 	}
 	b.w = copy(b.data, old)
-	b.r = 0
+	b.r, b.more = 0, false
 }
 
 // filled takes n octets that were read.
 func (b *buffer) filled(n int) {
 	b.w += n
-	b.last = n
+	b.last, b.more = n, b.w == len(b.data)
 }
 
 // flowing is the size of a read above which more is expected to follow: the
