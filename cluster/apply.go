@@ -21,10 +21,12 @@ const applyBatchBytes = 8 << 20
 // applied and never will be.
 var errStageLost = fmt.Errorf("%w: chunks of the body were lost in a change of leader", engine.ErrNotLeader)
 
-// applyTask is a run of committed entries of one shard.
+// applyTask is a run of committed entries of one shard, or bodies that moved.
 type applyTask struct {
-	g   *group
-	msg *raftpb.Message
+	g     *group
+	msg   *raftpb.Message
+	moved []relocation
+	done  chan struct{} // closed when moved is committed
 }
 
 // worker applies the entries of the shards that belong to it: several shards'
@@ -68,6 +70,11 @@ func newWorker(n *Node) *worker {
 // the replica: nothing of the failed batch was acknowledged.
 func (w *worker) apply(tasks []applyTask) error {
 	for _, t := range tasks {
+		if t.moved != nil {
+			if err := w.relocate(t.g, t.moved); err != nil {
+				return err
+			}
+		}
 		for _, e := range t.msg.GetEntries() {
 			if err := w.applyEntry(t.g, e); err != nil {
 				return fmt.Errorf("apply shard %d index %d: %w", t.g.id, e.GetIndex(), err)

@@ -39,6 +39,9 @@ func (n *Node) housekeep(stop <-chan struct{}) error {
 			if err := n.checkpoint(); err != nil {
 				return err
 			}
+			if err := n.compact(n.moveByWorker(stop)); err != nil {
+				return err
+			}
 		case <-n.janitor.wake:
 			for _, g := range n.janitor.take(nil) {
 				if err := g.dropLostStages(); err != nil {

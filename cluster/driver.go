@@ -166,7 +166,7 @@ func (n *Node) handleReady(g *group, rd raft.Ready) {
 		case raft.LocalAppendThread:
 			n.appends = append(n.appends, appendTask{g, m})
 		case raft.LocalApplyThread:
-			n.applies[g.worker] = append(n.applies[g.worker], applyTask{g, m})
+			n.applies[g.worker] = append(n.applies[g.worker], applyTask{g: g, msg: m})
 		default:
 			n.outbox(m.GetTo(), Envelope{g.id, m})
 		}
@@ -257,6 +257,10 @@ func (n *Node) applyAll(w *worker, tasks []applyTask) error {
 	}
 	local := make([]localResponses, 0, len(tasks))
 	for _, t := range tasks {
+		if t.done != nil {
+			close(t.done)
+			continue
+		}
 		local = append(local, localResponses{t.g, t.msg.GetResponses()})
 	}
 	n.inbox.respond(local)

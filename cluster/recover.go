@@ -139,13 +139,8 @@ func (r *repair) extents(g *group, extents []extent, tag uint64, pos int) (chang
 }
 
 func (r *repair) intact(e extent, tag uint64) bool {
-	f, err := r.n.opts.FS.Open(r.n.segs.path(e.segment))
-	if err != nil {
-		return false
-	}
-	data := make([]byte, e.length)
-	_, err = f.ReadAt(data, int64(e.offset))
-	return errors.Join(err, f.Close()) == nil && checkFrames(data, tag) == nil
+	data, err := r.n.segs.read(e)
+	return err == nil && checkFrames(data, tag) == nil
 }
 
 // frames takes a body's frames out of the log entry that brought them.

@@ -59,11 +59,12 @@ func (n *Node) stepOnce() error {
 	return n.fault.get()
 }
 
-// start starts the goroutines: the driver, the log writer, the apply workers
-// and the checkpointer. stops ends them in an order in which each still finds
+// start starts the goroutines: the driver, the housekeeper, the log writer and
+// the apply workers. stops ends them in an order in which each still finds
 // those it hands work to.
 func (n *Node) start() {
 	n.spawn(n.drive)
+	n.spawn(n.housekeep) // hands work to the apply workers
 	n.spawn(func(stop <-chan struct{}) error {
 		return drain(stop, n.appendQueue, n.persist)
 	})
@@ -72,7 +73,6 @@ func (n *Node) start() {
 			return drain(stop, n.applyQueues[i], func(t []applyTask) error { return n.applyAll(w, t) })
 		})
 	}
-	n.spawn(n.housekeep)
 }
 
 // spawn runs f until its stop is called or a fault ends it.

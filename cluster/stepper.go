@@ -96,6 +96,15 @@ func (s *Stepper) Apply() (worked bool, err error) {
 // Checkpoint does what the node does when its log has grown.
 func (s *Stepper) Checkpoint() error { return s.do(s.n.checkpoint) }
 
+// Compact empties segments of which little is live.
+func (s *Stepper) Compact() error {
+	return s.do(func() error {
+		return s.n.compact(func(g *group, moved []relocation) error {
+			return s.n.applyAll(s.n.workers[g.worker], []applyTask{{g: g, moved: moved, done: make(chan struct{})}})
+		})
+	})
+}
+
 // Flush flushes the state, as Pebble does by itself at any time.
 func (s *Stepper) Flush() error { return s.do(s.n.flushState) }
 

@@ -92,7 +92,8 @@ func (w *World) step() error {
 		}
 	case r < 997:
 		if n.st != nil {
-			if err := n.settle(n.st.Flush()); err != nil {
+			do := []func() error{n.st.Flush, n.st.Compact}[w.rng.IntN(2)]
+			if err := n.settle(do()); err != nil {
 				return err
 			}
 		}
