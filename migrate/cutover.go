@@ -305,6 +305,9 @@ func (m Move) ready(ev Event) (Move, []Action) {
 		return m.fail(ev.Reason)
 	case m.Done():
 		return m, nil
+	case ev.Kind == EvFailed:
+		m.State, m.Reason = Following, ev.Reason
+		return m, []Action{DoBackOff}
 	case ev.Kind == EvSynced && !ev.Fast: // a pass while it waited for its slot
 		m.State = Following
 		return m, []Action{DoSync}

@@ -25,6 +25,7 @@ type driver struct {
 	route    route
 	acct     *account
 	failures int // in a row
+	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
 	hold     *hold
@@ -223,8 +224,15 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 		return Event{Kind: EvPause}, nil
 	}
 	d.e.passed(p, d.acct.progress.OctetsDone.Load()-done)
+	took := time.Since(began)
+	if d.passes++; err == nil && d.passes > maxPasses && took >= d.e.timing.Hold/2 {
+		return Event{Kind: EvGaveUp, Reason: fmt.Sprintf("after %d passes one still takes %v: too long for a hold of %v",
+			d.passes, took.Round(time.Millisecond), d.e.timing.Hold)}, nil
+	}
 	ev, _ := d.outcome(EvSynced, err)
-	ev.Fast = time.Since(began) < d.e.timing.ReadyDelta
+	// A store without modseqs is listed whole in every pass: when passes grow
+	// no shorter, half a hold has to do.
+	ev.Fast = took < d.e.timing.ReadyDelta || d.passes > patientPasses && took < d.e.timing.Hold/2
 	if err == nil && d.b.spec.CopyOnly {
 		d.certify("copied")
 	}
@@ -238,6 +246,13 @@ func (d *driver) yield(ctx context.Context) error {
 	}
 	return d.e.yield(ctx)
 }
+
+// patientPasses are tried for a short one; after maxPasses a user who cannot be
+// copied quickly enough to be held is given up.
+const (
+	patientPasses = 4
+	maxPasses     = 30
+)
 
 // prepare finds the route after a restart, and opens the account.
 func (d *driver) prepare(ctx context.Context) error {

@@ -31,6 +31,10 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 		d.release()
 		return ev, err
 	}
+	if err := d.acct.sumAhead(ctx); err != nil {
+		d.release()
+		return d.outcome(EvSynced, err)
+	}
 	p, ok, err := d.e.opt.Placements.Get(ctx, d.route.entry.User)
 	switch {
 	case err != nil:

@@ -115,6 +115,21 @@ func (b *box) sameStatus(p planned) error {
 	return nil
 }
 
+// sumAhead lists, before the hold, what compare would have to list in it. A
+// mailbox that changes meanwhile is left for the hold.
+func (a *account) sumAhead(ctx context.Context) error {
+	for _, name := range a.names() {
+		b := a.boxes[name]
+		if err := a.sumSource(ctx, b); err != nil && !backend.IsKind(err, backend.KindConflict) {
+			if brokenBy(err) {
+				a.drop()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
 // sumSource lists UIDs and flags of a mailbox whose sum is not known.
 func (a *account) sumSource(ctx context.Context, b *box) error {
 	if b.summed {

@@ -1,0 +1,496 @@
+package migrate
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// hostile is an old store with one user whose answers tests bend. Its dialogue
+// is the least that a copy needs; unknown commands get BAD.
+type hostile struct {
+	typ   backend.StoreType
+	caps  string
+	store *backend.Store
+
+	mu    sync.Mutex
+	boxes []*hostileBox
+	// bend may replace an answer to a command; conn counts connections.
+	bend func(conn int, line string, answer []string) []string
+	seen []string // commands, without tags
+}
+
+type hostileBox struct {
+	name     string
+	validity int
+	next     int
+	modseq   int
+	msgs     []*hostileMsg
+}
+
+type hostileMsg struct {
+	uid         int
+	flags, date string
+	size        int // announced; 0: the true one
+	body        string
+	nobody      bool // NIL
+}
+
+func startHostile(t *testing.T, h *hostile) *hostile {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for n := 1; ; n++ {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { h.serve(conn, n) })
+		}
+	})
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	h.store = storeAt(t, h.typ, ln.Addr().String(), backend.Login{Mode: backend.LoginMaster, User: "a", Secret: "s"})
+	return h
+}
+
+func (h *hostile) serve(conn net.Conn, n int) {
+	defer conn.Close()
+	fmt.Fprintf(conn, "* OK [CAPABILITY IMAP4rev1] hi\r\n")
+	r := bufio.NewReader(conn)
+	var sel *hostileBox
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		tag, rest, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+		h.mu.Lock()
+		h.seen = append(h.seen, rest)
+		answer := h.answer(rest, &sel)
+		if h.bend != nil {
+			answer = h.bend(n, rest, answer)
+		}
+		h.mu.Unlock()
+		var b strings.Builder
+		for i, l := range answer {
+			if i == len(answer)-1 {
+				l = tag + " " + l
+			}
+			b.WriteString(l + "\r\n")
+		}
+		if _, err := conn.Write([]byte(b.String())); err != nil || len(answer) == 0 {
+			return
+		}
+	}
+}
+
+func (h *hostile) answer(line string, sel **hostileBox) (out []string) {
+	word, rest, _ := strings.Cut(line, " ")
+	switch word {
+	case "LOGIN":
+		return []string{"OK [CAPABILITY IMAP4rev1 " + h.caps + "] in"}
+	case "LIST":
+		for _, b := range h.boxes {
+			out = append(out, `* LIST () "/" "`+b.name+`"`)
+		}
+	case "STATUS":
+		name, _, _ := strings.Cut(rest, " (")
+		b := h.box(strings.Trim(name, `"`))
+		out = append(out, fmt.Sprintf("* STATUS %s (MESSAGES %d UIDNEXT %d UIDVALIDITY %d%s)", name, len(b.msgs), b.next, b.validity, modseq(" HIGHESTMODSEQ %d", b.modseq)))
+	case "EXAMINE", "SELECT":
+		name, _, _ := strings.Cut(strings.TrimPrefix(rest, `"`), `"`)
+		*sel = h.box(name)
+		out = append(out, fmt.Sprintf("* %d EXISTS", len((*sel).msgs)), fmt.Sprintf("* OK [UIDVALIDITY %d] v", (*sel).validity),
+			fmt.Sprintf("* OK [UIDNEXT %d] n", (*sel).next), modseq("* OK [HIGHESTMODSEQ %d] m", (*sel).modseq))
+	case "UID":
+		out = (*sel).fetch(rest)
+	case "LSUB", "NOOP", "LOGOUT", "NAMESPACE":
+	default:
+		return []string{"BAD what"}
+	}
+	out = slices.DeleteFunc(out, func(s string) bool { return s == "" })
+	return append(out, "OK done")
+}
+
+func modseq(format string, n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, n)
+}
+
+func (h *hostile) box(name string) *hostileBox {
+	i := slices.IndexFunc(h.boxes, func(b *hostileBox) bool { return b.name == name })
+	return h.boxes[i]
+}
+
+var fetchRE = regexp.MustCompile(`^FETCH (\S+) \((.*?)\)`)
+
+func (b *hostileBox) fetch(rest string) (out []string) {
+	m := fetchRE.FindStringSubmatch(rest)
+	if m == nil {
+		return nil
+	}
+	for i, msg := range b.msgs {
+		if !inSet(m[1], msg.uid) {
+			continue
+		}
+		size := msg.size
+		if size == 0 {
+			size = len(msg.body)
+		}
+		switch {
+		case !strings.Contains(m[2], "BODY"):
+			out = append(out, fmt.Sprintf(`* %d FETCH (UID %d FLAGS (%s) INTERNALDATE "%s" RFC822.SIZE %d%s)`, i+1, msg.uid, msg.flags, msg.date,
+				size, modseq(" MODSEQ (%d)", b.modseq)))
+		case msg.nobody:
+			out = append(out, fmt.Sprintf(`* %d FETCH (UID %d BODY[] NIL)`, i+1, msg.uid))
+		default:
+			out = append(out, fmt.Sprintf("* %d FETCH (UID %d BODY[] {%d}\r\n%s)", i+1, msg.uid, len(msg.body), msg.body))
+		}
+	}
+	return out
+}
+
+func inSet(set string, uid int) bool {
+	for _, r := range strings.Split(set, ",") {
+		lo, hi, ok := strings.Cut(r, ":")
+		a, _ := strconv.Atoi(lo)
+		z, err := strconv.Atoi(hi)
+		if !ok {
+			z = a
+		} else if err != nil { // "*"
+			z = 1 << 32
+		}
+		if uid >= a && uid <= z {
+			return true
+		}
+	}
+	return false
+}
+
+// filled makes a box of n messages.
+func filled(name string, n int) *hostileBox {
+	b := &hostileBox{name: name, validity: 7, next: n + 1}
+	for i := range n {
+		b.msgs = append(b.msgs, &hostileMsg{uid: i + 1, date: "01-Feb-2020 10:00:00 +0100",
+			body: fmt.Sprintf("Subject: %d\r\nDate: Fri, 3 Apr 2015 10:00:00 +0200\r\n\r\n%s\r\n", i, strings.Repeat("x", i))})
+	}
+	return b
+}
+
+func (h *hostile) account(fs *fakeStore) *account {
+	return newAccount("anna", func(ctx context.Context) (*remote.Client, error) {
+		c, err := remote.DialIMAP(ctx, remote.Target{Store: h.store, User: "anna"})
+		if err != nil {
+			return nil, err
+		}
+		return remote.NewClient(c), nil
+	}, fs)
+}
+
+// synced runs a pass that has to succeed.
+func synced(t *testing.T, a *account) *pass {
+	t.Helper()
+	p, err := a.sync(context.Background())
+	if err == nil {
+		err = p.err()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func exceptionsOf(a *account) string {
+	var b strings.Builder
+	for _, e := range a.certify("copied").Exception {
+		fmt.Fprintf(&b, "%s %d %s skipped=%v\n", e.Mailbox, e.UID, e.What, e.Skipped)
+	}
+	return b.String()
+}
+
+func TestTrapMessageThatIsListedButNotGiven(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 70)}})
+	h.boxes[0].msgs[3].nobody = true
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	if n := len(fs.box(t, "anna", "INBOX").msgs); n != 69 {
+		t.Errorf("%d messages copied", n)
+	}
+	if got := exceptionsOf(a); got != "INBOX 4 the old store lists this message but does not give it skipped=true\n" {
+		t.Errorf("exceptions %q", got)
+	}
+	if err := a.compare(context.Background(), false); !backend.IsKind(err, backend.KindConflict) {
+		t.Errorf("a skipped message is equal: %v", err)
+	}
+	if err := a.compare(context.Background(), true); err != nil {
+		t.Errorf("with skipped messages allowed: %v", err)
+	}
+}
+
+func TestTrapExpungedInBetween(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 20)}})
+	box := h.boxes[0]
+	h.bend = func(_ int, line string, answer []string) []string {
+		if strings.Contains(line, "BODY.PEEK") && len(box.msgs) == 20 {
+			box.msgs = slices.Delete(box.msgs, 4, 5)
+			answer = slices.DeleteFunc(answer, func(s string) bool { return strings.Contains(s, "(UID 5 ") })
+			answer[len(answer)-1] = "NO [EXPUNGEISSUED] some are gone"
+		}
+		if line == "NOOP" {
+			answer = append([]string{"* 5 EXPUNGE"}, answer...)
+		}
+		return answer
+	}
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	if n := len(fs.box(t, "anna", "INBOX").msgs); n != 19 || exceptionsOf(a) != "" {
+		t.Errorf("%d messages copied, exceptions %q", n, exceptionsOf(a))
+	}
+	if err := a.compare(context.Background(), false); err != nil {
+		t.Error(err)
+	}
+}
+
+// Courier serves a made-up message in the place of one that went.
+func TestTrapGhostBody(t *testing.T) {
+	h := startHostile(t, &hostile{typ: backend.StoreCourier, boxes: []*hostileBox{filled("INBOX", 5)}})
+	box := h.boxes[0]
+	h.bend = func(_ int, line string, answer []string) []string {
+		switch {
+		case strings.Contains(line, "BODY.PEEK") && len(box.msgs) == 5:
+			const ghost = "From: System Administrator\r\nSubject: message unavailable\r\n\r\ngone\r\n"
+			for i, s := range answer {
+				if strings.Contains(s, "(UID 2 ") {
+					answer[i] = fmt.Sprintf("* 2 FETCH (UID 2 BODY[] {%d}\r\n%s)", len(ghost), ghost)
+				}
+			}
+		case line == "NOOP":
+			box.msgs = slices.Delete(box.msgs, 1, 2)
+			answer = append([]string{"* 2 EXPUNGE"}, answer...)
+		}
+		return answer
+	}
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	b := fs.box(t, "anna", "INBOX")
+	if len(b.msgs) != 4 || b.msgs[2] != nil {
+		t.Errorf("%d messages, the made-up one: %+v", len(b.msgs), b.msgs[2])
+	}
+}
+
+func TestTrapWrongSizeOfAGoodMessage(t *testing.T) {
+	h := startHostile(t, &hostile{typ: backend.StoreDovecot, boxes: []*hostileBox{filled("INBOX", 3)}})
+	h.boxes[0].msgs[1].size = 9999
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	if b := fs.box(t, "anna", "INBOX"); len(b.msgs) != 3 {
+		t.Errorf("%d messages", len(b.msgs))
+	}
+	if !strings.Contains(exceptionsOf(a), "announced 9999 octets") {
+		t.Errorf("exceptions %q", exceptionsOf(a))
+	}
+}
+
+func TestTrapUIDValidityChanges(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 9)}})
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	h.mu.Lock()
+	h.boxes[0] = filled("INBOX", 4)
+	h.boxes[0].validity = 8
+	h.mu.Unlock()
+	synced(t, a)
+	if b := fs.box(t, "anna", "INBOX"); len(b.msgs) != 4 || b.meta.UIDValidity != 8 {
+		t.Errorf("%d messages under %d", len(b.msgs), b.meta.UIDValidity)
+	}
+	if !strings.Contains(exceptionsOf(a), "UIDVALIDITY changed from 7 to 8") {
+		t.Errorf("exceptions %q", exceptionsOf(a))
+	}
+}
+
+// A listing that lies about a whole mailbox removes nothing.
+func TestTrapMassDeletionNeedsTwoListings(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 60)}})
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	h.mu.Lock()
+	h.bend = func(conn int, line string, answer []string) []string {
+		if conn == 1 && strings.HasPrefix(line, "EXAMINE") {
+			answer[0] = "* 2 EXISTS"
+		}
+		if conn == 1 && strings.Contains(line, "FETCH 1:*") {
+			answer = append(answer[:2], "OK done")
+		}
+		return answer
+	}
+	h.mu.Unlock()
+	p, err := a.sync(context.Background())
+	if err == nil {
+		err = p.err()
+	}
+	if !backend.IsKind(err, backend.KindTemporary) || len(fs.box(t, "anna", "INBOX").msgs) != 60 {
+		t.Errorf("error %v, %d messages", err, len(fs.box(t, "anna", "INBOX").msgs))
+	}
+	h.mu.Lock()
+	h.bend, h.boxes[0].msgs = nil, h.boxes[0].msgs[:2] // now it is true
+	h.mu.Unlock()
+	synced(t, a)
+	if n := len(fs.box(t, "anna", "INBOX").msgs); n != 2 {
+		t.Errorf("%d messages after a confirmed removal", n)
+	}
+}
+
+// A folder that is missing from one listing is not removed.
+func TestTrapMissingFolderNeedsTwoListings(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 2), filled("Sent", 3)}})
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	h.mu.Lock()
+	h.bend = func(conn int, line string, answer []string) []string {
+		if conn == 1 && strings.HasPrefix(line, "LIST") {
+			answer = append(answer[:1], "OK done")
+		}
+		return answer
+	}
+	h.mu.Unlock()
+	if p, err := a.sync(context.Background()); err == nil && p.err() == nil {
+		t.Error("a folder that one listing left out was removed")
+	}
+	if n := len(fs.box(t, "anna", "Sent").msgs); n != 3 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+func TestTrapListingShorterThanExists(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 8)}})
+	h.bend = func(_ int, line string, answer []string) []string {
+		if strings.Contains(line, "FETCH 1:*") {
+			return append(answer[:5], "OK done")
+		}
+		return answer
+	}
+	a := h.account(newFakeStore())
+	defer a.close()
+	p, err := a.sync(context.Background())
+	if err != nil || !backend.IsKind(p.err(), backend.KindTemporary) {
+		t.Errorf("%v %v", err, p.err())
+	}
+}
+
+func TestTrapModSeqGoesDown(t *testing.T) {
+	h := startHostile(t, &hostile{caps: "CONDSTORE", boxes: []*hostileBox{filled("INBOX", 6)}})
+	h.boxes[0].modseq = 90
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	h.mu.Lock()
+	h.boxes[0].modseq, h.boxes[0].msgs[2].flags = 40, `\Answered`
+	h.mu.Unlock()
+	synced(t, a)
+	// Our flags stay behind only if nobody looked.
+	if f := fs.box(t, "anna", "INBOX").msgs[3].Flags; len(f) != 1 || f[0] != imap.FlagAnswered {
+		t.Errorf("flags %v", f)
+	}
+}
+
+func TestTrapDatesAndFlagsOfTheCopy(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 2)}})
+	h.boxes[0].msgs[0].date, h.boxes[0].msgs[0].flags = "30-Feb-2020 00:00:00 +0000", `\Seen Foo[1] a%b`
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	m := fs.box(t, "anna", "INBOX").msgs[1]
+	if got := fmt.Sprint(m.InternalDate.Format("2006-01-02 -0700"), m.Flags); got != `2015-04-03 +0200[\Seen Foo[1=5D a=25b]` {
+		t.Errorf("message has %s", got)
+	}
+	for _, want := range []string{`flag "Foo[1]"`, `flag "a%b"`, "taken from Date"} {
+		if !strings.Contains(exceptionsOf(a), want) {
+			t.Errorf("no exception about %s in %q", want, exceptionsOf(a))
+		}
+	}
+}
+
+func TestTrapNamesThatMeet(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 1), filled("R&D", 2), filled("R&-D", 3), filled("a//b", 4), filled("c/", 5)}})
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	for name, n := range map[string]int{"R&D": 3, "R&D_": 2, "c": 5} {
+		if got := len(fs.box(t, "anna", name).msgs); got != n {
+			t.Errorf("%s has %d messages, want %d", name, got, n)
+		}
+	}
+	if n := len(fs.box(t, "anna", "a", "_", "b").msgs); n != 4 {
+		t.Errorf("%d messages", n)
+	}
+	if got := strings.Count(exceptionsOf(a), "became"); got != 3 {
+		t.Errorf("%d exceptions: %s", got, exceptionsOf(a))
+	}
+}
+
+func TestTrapOneBadFolderStopsNoOther(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 2), filled("Bad", 3), filled("Good", 4)}})
+	h.bend = func(_ int, line string, answer []string) []string {
+		if strings.HasPrefix(line, `EXAMINE "Bad"`) {
+			return []string{"NO [SERVERBUG] cannot open"}
+		}
+		return answer
+	}
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	p, err := a.sync(context.Background())
+	if err != nil || len(p.Errors) != 1 || len(fs.box(t, "anna", "Good").msgs) != 4 {
+		t.Errorf("%v %+v", err, p)
+	}
+}
+
+// Nothing that a copy sends may change the old store.
+func TestTrapNothingIsChangedAtTheSource(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 20)}})
+	a := h.account(newFakeStore())
+	synced(t, a)
+	a.close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, line := range h.seen {
+		if strings.HasPrefix(line, "SELECT") || strings.Contains(line, "BODY[") || strings.Contains(line, "RFC822 ") || strings.Contains(line, "STORE") {
+			t.Errorf("sent %q", line)
+		}
+	}
+}
