@@ -44,8 +44,10 @@ func (s *Store) NewDeliveryID() string {
 
 // Deliver files a message in the INBOX of each recipient, once for a user who
 // is named twice. The errors are in the recipients' order, nil means durable.
-// KindNotFound: no such user. KindPermission: a disabled one. KindTemporary and
-// KindUnavailable: not filed, nor will it be, unless the engine stopped.
+// KindNotFound: no such user. KindPermission: a disabled one. KindTemporary: not
+// filed, nor will it be under this id. KindUnavailable: the same, but when the
+// shard lost its leader it may not be known; repeating it with the same id
+// cannot file it twice.
 func (s *Store) Deliver(ctx context.Context, d Delivery) []error {
 	if d.ID == "" {
 		d.ID = s.NewDeliveryID()

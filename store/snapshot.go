@@ -304,5 +304,8 @@ func (s *Snapshot) Close() {
 // expunged in the meantime and its body is gone.
 func (a *Account) OpenMessage(_ context.Context, m Message) (engine.BodyReader, error) {
 	r, err := a.shard.OpenBody(m.Body)
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil, backend.Errorf(backend.KindNotFound, "no such message", "body %d of message %d: %w", m.Body, m.UID, err)
+	}
 	return r, engineError(err)
 }

@@ -96,7 +96,8 @@ func (s *Store) view(ctx context.Context, sh engine.Shard) (engine.View, error) 
 }
 
 // engineError gives an engine's error its kind. Nothing that an engine says is
-// final for a user, but for what is too large.
+// final for a user, but for what is too large; a key or body that is not there
+// has its meaning where it was looked for.
 func engineError(err error) error {
 	var known *backend.Error
 	switch {
@@ -106,8 +107,6 @@ func engineError(err error) error {
 		return err
 	case errors.Is(err, engine.ErrTooLarge):
 		return backend.Errorf(backend.KindTooLarge, "too large", "engine: %w", err)
-	case errors.Is(err, engine.ErrNotFound):
-		return backend.Errorf(backend.KindNotFound, "", "engine: %w", err)
 	case errors.Is(err, engine.ErrNotLeader), errors.Is(err, engine.ErrUnknownOutcome), errors.Is(err, engine.ErrStopped),
 		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return backend.Errorf(backend.KindUnavailable, "mail store is not available", "engine: %w", err)
