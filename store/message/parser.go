@@ -188,6 +188,7 @@ func (p *Parser) atBoundary(i int, final bool) {
 		// The header ends without an empty line. Its last line break belongs
 		// to the boundary, yet to the body of a message/rfc822 around it too.
 		p.endField()
+		at = max(at, p.cur.Header.Start)
 		p.endHeader(at, p.lf, false)
 		p.end(p.cur, at)
 		p.cur, at = p.cur.parent, p.off
@@ -236,6 +237,7 @@ func (p *Parser) Finish() *Message {
 	if p.lineLen > 0 {
 		p.handle(p.line)
 		p.off += p.lineLen
+		p.cur.lf = min(p.cur.lf, p.lf) // there was no line feed
 	}
 	if p.inHeader {
 		p.endField()

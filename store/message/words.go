@@ -134,7 +134,7 @@ func (w *words) dotAtom() (string, state) {
 		for w.i < len(w.s) && isAText(w.s[w.i]) {
 			w.i++
 		}
-		if c := w.peek(); w.i == start && !first && (c == ' ' || c == '\t') {
+		if c := w.peek(); w.i == start && !first && c != '.' && c != '@' {
 			return b.String(), broken
 		}
 		b.WriteString(w.s[start:w.i])
