@@ -5,17 +5,24 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailferry/internal/app"
 	"mailferry/internal/config"
 )
 
 func (c *cli) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check, show and explain configurations"}
 	check := &cobra.Command{
-		Use: "check [FILE]", Short: "Report every mistake of a configuration with its line", Args: cobra.MaximumNArgs(1),
+		Use: "check [FILE]", Short: "Report every mistake of a configuration with its line",
+		Long: `Reads a configuration and the files that it names (secrets, certificates), and
+reports every mistake with its line. Nothing is dialled and nothing is changed.`, Args: cobra.MaximumNArgs(1),
 		Example: "  mailferry config check /etc/mailferry/mailferry.yaml",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if _, err := c.loadNamed(args); err != nil {
+			conf, err := c.loadNamed(args)
+			if err != nil {
 				return err
+			}
+			if err := app.Check(conf); err != nil {
+				return usageError{err}
 			}
 			return c.done("configuration is good")
 		},

@@ -48,7 +48,11 @@ func (c *cli) follow(ctx context.Context, node *admin.Client, id string) error {
 func (c *cli) summary(b *admin.Batch) error {
 	failed := b.Failed()
 	if !c.json {
-		fmt.Fprintf(c.stdout, "%d of %d users done\n", len(b.Moves)-failed, len(b.Moves))
+		var messages, size int64
+		for _, m := range b.Moves {
+			messages, size = messages+m.MessagesDone, size+m.BytesDone
+		}
+		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s\n", len(b.Moves)-failed, len(b.Moves), messages, bytesText(size))
 	}
 	if failed == 0 {
 		return nil

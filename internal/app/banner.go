@@ -42,17 +42,29 @@ func (a *App) listAddresses(b *strings.Builder) {
 // firstBanner shows the passwords, once, in commands that are ready to paste.
 func (a *App) firstBanner(b *strings.Builder, c *credentials) {
 	fmt.Fprintf(b, "mailferry serves; everything is kept in %s. These passwords are shown only now:\n\n", a.conf.Data)
-	fmt.Fprintf(b, "  %-16s %s\n", c.userName, c.userPassword.Reveal())
+	if c.userName != "" {
+		fmt.Fprintf(b, "  %-16s %s\n", c.userName, c.userPassword.Reveal())
+	}
 	fmt.Fprintf(b, "  %-16s %s   (kept in %s)\n\n", c.adminName, c.adminPassword.Reveal(), a.path(fileSecret))
 	a.listAddresses(b)
 
-	user, password := c.userName, c.userPassword.Reveal()
 	curl := "curl"
 	ca := ""
 	if len(a.conf.TLS.Certificates) == 0 {
 		ca = a.absolute(filepath.Join(dirTLS, "ca.pem"))
 		curl += " --cacert " + ca
 	}
+	if c.userName != "" {
+		a.userCommands(b, c.userName, c.userPassword.Reveal(), curl, ca)
+	}
+	if admin := clientAddr(a.Addr("admin")); admin != "" {
+		fmt.Fprintf(b, "\nAdministrate:\n  mailferry user list --data %s\n  %s --user \"$(cat %s)\" https://%s/metrics\n\n",
+			a.conf.Data, curl, a.path(fileSecret), admin)
+	}
+}
+
+// userCommands read and send a user's mail.
+func (a *App) userCommands(b *strings.Builder, user, password, curl, ca string) {
 	login := user + ":" + password
 	if imaps := clientAddr(a.Addr("imaps")); imaps != "" {
 		fmt.Fprintf(b, "\nRead mail:\n")
@@ -68,10 +80,6 @@ func (a *App) firstBanner(b *strings.Builder, c *credentials) {
 		fmt.Fprintf(b, "  echo 'It works.' | mutt -n -F /dev/null %s-e 'set from=%s smtp_url=smtp://%s:%s@%s/ copy=no' -s hello %[2]s\n",
 			muttCA(ca), user, url.QueryEscape(user), password, smtp)
 		fmt.Fprintf(b, "  openssl s_client -quiet -crlf -starttls smtp %s-connect %s    # then type: EHLO me\n", opensslCA(ca), smtp)
-	}
-	if admin := clientAddr(a.Addr("admin")); admin != "" {
-		fmt.Fprintf(b, "\nAdministrate:\n  mailferry user list --data %s\n  %s --user \"$(cat %s)\" https://%s/metrics\n\n",
-			a.conf.Data, curl, a.path(fileSecret), admin)
 	}
 }
 

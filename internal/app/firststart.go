@@ -8,10 +8,12 @@ import (
 	"strings"
 
 	"mailferry/backend"
+	"mailferry/internal/config"
 	"mailferry/store"
 )
 
-// credentials of the users made at the first start.
+// credentials of the users made at the first start; userName is empty when no
+// directory of ours would let a user in.
 type credentials struct {
 	adminName, userName         string
 	adminPassword, userPassword backend.Secret
@@ -34,7 +36,7 @@ func (a *App) firstUsers(ctx context.Context) (*credentials, error) {
 	if err := writeFile(a.path(fileFirst), 0o600, nil); err != nil {
 		return nil, err
 	}
-	c := &credentials{adminName: "admin", userName: "user@localhost", adminPassword: newPassword(), userPassword: newPassword()}
+	c := &credentials{adminName: "admin", adminPassword: newPassword()}
 	if err := writeFile(a.path(fileSecret), 0o600, []byte(c.adminName+":"+c.adminPassword.Reveal()+"\n")); err != nil {
 		return nil, err
 	}
@@ -42,10 +44,11 @@ func (a *App) firstUsers(ctx context.Context) (*credentials, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.makeUser(ctx, c.userPassword, store.NewUser{Name: c.userName}); err != nil {
-		return nil, err
+	if !a.conf.HasDirectory(config.DirectoryLocal) {
+		return c, nil
 	}
-	return c, nil
+	c.userName, c.userPassword = "user@localhost", newPassword()
+	return c, a.makeUser(ctx, c.userPassword, store.NewUser{Name: c.userName})
 }
 
 // makeUser creates a user, or gives the one that is there the password.

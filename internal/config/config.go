@@ -185,6 +185,16 @@ func (c *Config) HasRole(r Role) bool {
 	return false
 }
 
+// HasDirectory reports whether a directory of this type is configured.
+func (c *Config) HasDirectory(kind string) bool {
+	for i := range c.Directories {
+		if c.Directories[i].Type == kind {
+			return true
+		}
+	}
+	return false
+}
+
 // LocalStore is our own store, nil when none is configured.
 func (c *Config) LocalStore() *Store {
 	for i := range c.Stores {
