@@ -34,10 +34,10 @@ func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listin
 	a.progress.Messages.Add(int64(len(l.entries)))
 	todo := l.entries
 	for attempt := 1; len(todo) > 0; attempt++ {
-		cp := &copier{a: a, b: b, l: l, todo: todo, ctx: ctx, got: make(map[imap.UID]bool), trust: attempt > 1,
+		cp := &copier{a: a, b: b, l: l, todo: todo, ctx: ctx, got: newMarks(len(l.entries)), trust: attempt > 1,
 			exact: c.Profile().ExactSizes || c.Profile().GhostBodies}
 		err := cp.run(c)
-		res.Copied += len(cp.got)
+		res.Copied += cp.got.n
 		if err != nil {
 			return err
 		}
@@ -59,10 +59,10 @@ func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listin
 
 // stillThere asks again for what did not come: a message that is listed no more
 // went in between, and is dropped from l.
-func (a *account) stillThere(ctx context.Context, c *remote.Client, l *listing, todo []entry, got map[imap.UID]bool) ([]entry, error) {
+func (a *account) stillThere(ctx context.Context, c *remote.Client, l *listing, todo []entry, got *marks) ([]entry, error) {
 	var missing imap.UIDSet
 	for i := range todo {
-		if !got[todo[i].uid] {
+		if !got.has(l.index(todo[i].uid)) {
 			missing.AddNum(todo[i].uid)
 		}
 	}
@@ -85,7 +85,7 @@ func (a *account) stillThere(ctx context.Context, c *remote.Client, l *listing, 
 	var left []entry
 	for i := range todo {
 		switch e := todo[i]; {
-		case got[e.uid]:
+		case got.has(l.index(e.uid)):
 		case there[e.uid]:
 			left = append(left, e)
 		default:
@@ -118,14 +118,14 @@ type copier struct {
 	l     *listing
 	ctx   context.Context
 	todo  []entry // ascending; taken from the end
-	got   map[imap.UID]bool
-	trust bool // take a body whose size is not the listed one
+	got   *marks  // of l
+	trust bool    // take a body whose size is not the listed one
 	exact bool
 
 	puts *putter
 	body backend.Body // read, its message not yet complete
 	sum  [32]byte
-	head *headerTee
+	head headerTee
 	hash hash.Hash
 	buf  []byte
 }
@@ -189,8 +189,11 @@ func (cp *copier) Body(size int64, r io.Reader) error {
 		return fmt.Errorf("new body: %w", err)
 	}
 	cp.hash.Reset()
-	cp.head = &headerTee{}
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, cp.hash, cp.head)}, struct{ io.Reader }{r}, cp.buf)
+	to := []io.Writer{w, cp.hash}
+	if cp.head = (headerTee{}); cp.l.undated > 0 { // the UID may come behind the body
+		to = append(to, &cp.head)
+	}
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(to...)}, struct{ io.Reader }{r}, cp.buf)
 	if err != nil {
 		w.Abort()
 		return err
@@ -213,16 +216,17 @@ func (cp *copier) Message(m *remote.Meta) error {
 	}
 	body := cp.body
 	cp.body = nil
-	e := cp.l.find(m.UID)
-	if e == nil || cp.got[e.uid] || !cp.plausible(e, m.BodySize) {
+	i := cp.l.index(m.UID)
+	if i < 0 || cp.got.has(i) || !cp.plausible(&cp.l.entries[i], m.BodySize) {
 		body.Discard()
 		return nil
 	}
+	e := &cp.l.entries[i]
 	msg := backend.ImportMessage{UID: e.uid, ModSeq: e.modseq, InternalDate: e.internalDate(), Flags: e.flags.flags, Body: body}
 	if msg.InternalDate.IsZero() {
 		cp.guessDate(&msg)
 	}
-	cp.got[e.uid] = true
+	cp.got.set(i)
 	cp.a.streamed++
 	cp.a.progress.MessagesDone.Add(1)
 	return cp.puts.add(msg, m.BodySize)

@@ -262,7 +262,11 @@ func diff(ctx context.Context, l *listing, imp backend.MailboxImport) (*differen
 		}
 		i++
 	}
-	d.missing.entries = append(d.missing.entries, l.entries[i:]...)
+	if rest := l.entries[i:]; len(d.missing.entries) == 0 {
+		d.missing.entries = rest[:len(rest):len(rest)] // a first copy: no second list
+	} else {
+		d.missing.entries = append(d.missing.entries, rest...)
+	}
 	d.missing.finish()
 	return d, nil
 }

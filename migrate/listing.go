@@ -41,6 +41,7 @@ type listing struct {
 	lists   map[string]*flagList
 	mapper  *flagMapper
 	dropped map[imap.UID]bool // went while they were copied
+	undated int               // messages without a possible date
 }
 
 func newListing(m *flagMapper) *listing {
@@ -96,9 +97,12 @@ func (l *listing) finish() {
 		}
 		out = append(out, e)
 	}
-	l.entries, l.octets = out, 0
+	l.entries, l.octets, l.undated = out, 0, 0
 	for i := range out {
 		l.octets += int64(out[i].size)
+		if out[i].date == noDate {
+			l.undated++
+		}
 	}
 }
 
@@ -122,15 +126,32 @@ func (l *listing) highest() imap.UID {
 	return l.entries[len(l.entries)-1].uid
 }
 
-// find is the entry of uid, nil without one.
-func (l *listing) find(uid imap.UID) *entry {
+// index is where uid stands, -1 when it is not listed.
+func (l *listing) index(uid imap.UID) int {
 	i, ok := slices.BinarySearchFunc(l.entries, uid, func(e entry, u imap.UID) int {
 		return int(int64(e.uid) - int64(u))
 	})
 	if !ok {
-		return nil
+		return -1
 	}
-	return &l.entries[i]
+	return i
+}
+
+// marks is a bit per entry of a listing.
+type marks struct {
+	bits []uint64
+	n    int
+}
+
+func newMarks(n int) *marks { return &marks{bits: make([]uint64, (n+63)/64)} }
+
+func (m *marks) has(i int) bool { return i >= 0 && m.bits[i/64]&(1<<(i%64)) != 0 }
+
+func (m *marks) set(i int) {
+	if !m.has(i) {
+		m.bits[i/64] |= 1 << (i % 64)
+		m.n++
+	}
 }
 
 // errListing: a store whose listing does not fit its own count of messages is

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -48,22 +49,34 @@ func (c *Client) Examine(ctx context.Context, raw string, o SelectOptions) (*Sel
 	if c.profile.SelectOnce {
 		name = "SELECT "
 	}
-	cmd := command{text(name), wire(raw)}
+	param := ""
 	switch {
 	case o.QResync != nil:
-		cmd = append(cmd, text(fmt.Sprintf(" (QRESYNC (%d %d))", o.QResync.UIDValidity, o.QResync.ModSeq)))
+		param = fmt.Sprintf(" (QRESYNC (%d %d))", o.QResync.UIDValidity, o.QResync.ModSeq)
 	case c.condstore():
-		cmd = append(cmd, text(" (CONDSTORE)"))
+		param = " (CONDSTORE)"
 	}
+	sel, err := c.open(ctx, command{text(name), wire(raw), text(param)}, raw, o)
+	if se := (*StatusError)(nil); param == " (CONDSTORE)" && errors.As(err, &se) && se.Status == "BAD" {
+		// A capability is a claim: some announce it and know no parameters.
+		sel, err = c.open(ctx, command{text(name), wire(raw)}, raw, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.QResync != nil && sel.UIDValidity != o.QResync.UIDValidity {
+		sel.Resynced = false
+	}
+	return sel, nil
+}
+
+func (c *Client) open(ctx context.Context, cmd command, raw string, o SelectOptions) (*Selected, error) {
 	sel := &Selected{Raw: raw, Resynced: o.QResync != nil}
 	c.selected = sel
 	_, err := c.one(ctx, func(r response) (lineState, error) { return c.selectData(sel, o, r) }, cmd)
 	if err != nil {
 		c.selected = nil
 		return nil, err
-	}
-	if o.QResync != nil && sel.UIDValidity != o.QResync.UIDValidity {
-		sel.Resynced = false
 	}
 	return sel, nil
 }
