@@ -16,10 +16,10 @@ import (
 
 // What is in the data directory besides the lock.
 const (
-	dirEngine  = "mail"       // logs, state and bodies
-	dirTLS     = "tls"        // the certificate made at first start
-	dirMoves   = "migrations" // journals
-	dirSpool   = "spool"      // large messages on their way
+	dirEngine  = "mail"    // logs, state and bodies
+	dirTLS     = "tls"     // the certificate made at first start
+	dirMoves   = "migrate" // journals
+	dirSpool   = "spool"   // large messages on their way
 	fileSecret = "admin.secret"
 	fileFirst  = "first-start" // there while the first users are being made
 )
