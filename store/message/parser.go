@@ -185,16 +185,21 @@ func (p *Parser) atBoundary(i int, final bool) {
 	b := p.bound[i]
 	at := p.off - p.prevNL
 	if p.inHeader {
-		// The header ends without an empty line. Its last line break belongs
-		// to the boundary, yet to the body of a message/rfc822 around it too.
+		// The header ends without an empty line, its last line break belongs
+		// to the boundary.
 		p.endField()
-		at = max(at, p.cur.Header.Start)
-		p.endHeader(at, p.lf, false)
-		p.end(p.cur, at)
-		p.cur, at = p.cur.parent, p.off
+		start := max(at, p.cur.Header.Start)
+		p.endHeader(start, p.lf, false)
+		p.end(p.cur, start)
+		p.cur = p.cur.parent
+		if start == at {
+			at = p.off
+		}
 	}
 	for p.cur != b.of {
-		p.end(p.cur, at)
+		if p.end(p.cur, at) {
+			at = p.off
+		}
 		p.cur = p.cur.parent
 	}
 	p.inHeader, p.boundaryLine = false, true
@@ -215,13 +220,19 @@ func (p *Parser) atBoundary(i int, final bool) {
 
 // end closes a part's body at offset at: the start of the present line or the
 // line break in front of it. When the body is empty, that is the one which
-// ended the header.
-func (p *Parser) end(o *open, at int64) {
+// ended the header (took is true): it belongs to the boundary then, yet to the
+// body of a message/rfc822 around it too.
+func (p *Parser) end(o *open, at int64) (took bool) {
 	o.Lines = p.lf - o.lf
 	switch {
 	case at < o.Body.Start && at >= o.Header.Start:
 		o.Header.End, o.Body.Start = at, at
 		o.HeaderLines--
+		took = true
+		if o.Kind == Embedded {
+			c := o.Children[0] // empty
+			c.Header, c.Body, c.HeaderLines, c.Lines = Range{at, at}, Range{at, at}, 0, 0
+		}
 	case at < p.off && o.Lines > 0:
 		o.Lines--
 	}
@@ -229,6 +240,7 @@ func (p *Parser) end(o *open, at int64) {
 	if o.deep {
 		p.depth--
 	}
+	return took
 }
 
 // Finish ends the message and returns its structure. Nothing may be written
