@@ -357,7 +357,7 @@ func (w *world) client() *peer {
 	w.t.Helper()
 	c := newPeer(w.l.dial())
 	c.t = w.t
-	c.expect("* OK [CAPABILITY IMAP4REV1")
+	c.expect("* OK [CAPABILITY IMAP4rev1")
 	return c
 }
 

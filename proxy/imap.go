@@ -40,7 +40,7 @@ var errQuit = errors.New("connection ended before login")
 
 // capabilities are what the state before login honours, nothing more.
 func (f *front) capabilities() string {
-	caps := "IMAP4REV1 LITERAL- SASL-IR ID"
+	caps := "IMAP4rev1 LITERAL- SASL-IR ID"
 	if f.offersTLS() {
 		caps += " STARTTLS"
 	}

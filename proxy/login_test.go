@@ -42,7 +42,7 @@ func TestLoginCredentialsArriveExactly(t *testing.T) {
 				for strings.HasPrefix(l, "+ ") {
 					l = c.line()
 				}
-				if !strings.HasPrefix(l, "a OK [CAPABILITY IMAP4REV1 ") {
+				if !strings.HasPrefix(l, "a OK [CAPABILITY IMAP4rev1 ") {
 					c.fail("got %q", l)
 				}
 				if got := w.con.asked[0]; got.Route.User != "anna" || got.Route.Store.Name != "old" || got.CheckPassword {
@@ -178,7 +178,7 @@ func TestLoginTemporaryTroubleIsNoFailure(t *testing.T) {
 
 func TestBeforeLoginCommands(t *testing.T) {
 	tests := map[string][]string{
-		"a CAPABILITY":                          {"* CAPABILITY IMAP4REV1 LITERAL- SASL-IR ID AUTH=PLAIN", "a OK"},
+		"a CAPABILITY":                          {"* CAPABILITY IMAP4rev1 LITERAL- SASL-IR ID AUTH=PLAIN", "a OK"},
 		"a NOOP":                                {"a OK"},
 		"a noop":                                {"a OK"},
 		"a ID NIL":                              {"* ID (", "a OK"},

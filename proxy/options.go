@@ -108,7 +108,7 @@ type Options struct {
 	// to offer what its profile does.
 	Capabilities map[string][]string
 	// Resumable are the ENABLEd features that our own store's RESUME restores;
-	// nil: CONDSTORE.
+	// nil: CONDSTORE and QRESYNC.
 	Resumable []string
 
 	TLS            *tls.Config // nil: no TLS is offered
@@ -148,7 +148,7 @@ func (o *Options) defaults() error {
 	o.MaxMessage = cmp.Or(o.MaxMessage, 64<<20)
 	o.MaxRecipients = cmp.Or(o.MaxRecipients, 1000)
 	if o.Resumable == nil {
-		o.Resumable = []string{"CONDSTORE"}
+		o.Resumable = []string{"CONDSTORE", "QRESYNC"}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

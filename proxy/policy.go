@@ -48,8 +48,11 @@ func forbidden(c string) bool {
 	return false
 }
 
-// list is the capability list as announced.
-func (p *policy) list() string { return strings.Join(p.caps, " ") }
+// list is the capability list as announced, with the spelling of RFC 3501 for
+// clients that compare octets.
+func (p *policy) list() string {
+	return strings.Replace(strings.Join(p.caps, " "), "IMAP4REV", "IMAP4rev", 2)
+}
 
 // needs says which capability a command needs, any one of several; commands of
 // RFC 3501 need none. A command that is not here is not admitted.

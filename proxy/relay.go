@@ -15,7 +15,6 @@ import (
 const (
 	writeLimit  = 5 * time.Minute
 	closeLimit  = time.Second // for last words, and for the last octets of the other side
-	byeTemplate = "* BYE [UNAVAILABLE] %s\r\n"
 )
 
 // leg is one backend connection of a session.
@@ -327,16 +326,16 @@ func (s *session) release() {
 	}
 }
 
-// bye says goodbye at a boundary and ends the session. status is BYE's code, or
-// "BAD" for a client that broke the protocol.
+// bye says goodbye at a boundary and ends the session, within little more than
+// closeLimit. code is BYE's response code, or "BAD" for a client that broke the
+// protocol. It does not wait for the session's end.
 func (s *session) bye(code, text string) {
 	s.mu.Lock()
 	s.closing = true // nothing of the backend any more
 	s.release()
 	l := s.leg
 	s.mu.Unlock()
-	s.client.SetWriteDeadline(time.Now().Add(closeLimit)) // frees a stuck writer
-	s.clientW.Lock()
+	s.lockClient()
 	s.mu.Lock()
 	ok := s.tr.boundary()
 	s.mu.Unlock()
@@ -350,6 +349,19 @@ func (s *session) bye(code, text string) {
 	s.clientW.Unlock()
 	l.Close()
 	s.client.wake()
+}
+
+// lockClient takes clientW from a writer that may be stuck with a client that
+// does not read: after closeLimit its write is ended.
+func (s *session) lockClient() {
+	limit := time.Now().Add(closeLimit)
+	for !s.clientW.TryLock() {
+		if time.Now().After(limit) {
+			s.client.SetWriteDeadline(time.Unix(1, 0)) // again and again: the writer may just have set its own
+		}
+		timer := time.NewTimer(5 * time.Millisecond)
+		<-timer.C
+	}
 }
 
 // cut ends the backend connection, and with it the session.

@@ -230,3 +230,28 @@ func TestPostLoginLineBound(t *testing.T) {
 	c.expect("* BYE")
 	b.end()
 }
+
+// TestByeToAClientThatDoesNotRead: a stuck writer does not hold up a hold.
+func TestByeToAClientThatDoesNotRead(t *testing.T) {
+	addr, con, p := onSockets(t, Options{}, false)
+	c := dialPeer(t, addr)
+	c.expect("* OK")
+	c.send("a LOGIN anna secret\r\n")
+	b := <-con.conns
+	b.t = t
+	b.send(fmt.Sprintf("* 1 FETCH (BODY[] {%d}\r\n", 64<<20))
+	chunk := make([]byte, 64<<10)
+	for {
+		b.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := b.Write(chunk); err != nil {
+			break
+		}
+	}
+	s := p.reg.all("anna")[0]
+	begin := time.Now()
+	s.bye("UNAVAILABLE", "go")
+	<-s.done
+	if d := time.Since(begin); d > 4*closeLimit {
+		t.Errorf("took %v", d)
+	}
+}

@@ -51,9 +51,12 @@ type tracker struct {
 	fetching bool // our own FETCH is in flight
 	outdated bool // it is that of an earlier hold
 	frozen   bool
-	learned  bool
+	learned  bool // the view is known
 	view     view
-	viewErr  reason
+	// "$" is learned like the view: its UIDs, once they are known.
+	savedFetch, savedKnown bool
+	saved                  line.NumSet
+	viewErr                reason
 }
 
 // command is one in flight.
@@ -128,7 +131,7 @@ type reason string
 const (
 	reasonNotify    reason = "notify"             // NOTIFY is in use
 	reasonContext   reason = "search-context"     // SEARCH RETURN (UPDATE) is in use
-	reasonSaved     reason = "saved-search"       // "$" holds a result
+	reasonSaved     reason = "saved-search"       // "$" holds a result that the old store did not tell
 	reasonEnabled   reason = "enabled-feature"    // an ENABLEd feature that RESUME does not know
 	reasonLanguage  reason = "language"           // LANGUAGE or COMPARATOR was used
 	reasonLogout    reason = "logout"             // the session is ending anyway
@@ -150,8 +153,6 @@ func (t *tracker) attachable() reason {
 		return t.sticky
 	case t.logout || t.said:
 		return reasonLogout
-	case t.sel.on && t.sel.saved:
-		return reasonSaved
 	case t.sel.on && t.sel.uidValidity == 0:
 		return reasonValidity
 	case t.sel.on && len(t.sel.mailbox) == 0:

@@ -22,6 +22,7 @@ func (t *tracker) hold(out *output) {
 	t.holding, t.gated = true, true
 	t.frozen, t.learned, t.fetches = false, false, 0
 	t.view, t.viewErr, t.outdated = view{}, "", t.fetching
+	t.saved, t.savedKnown = nil, false
 	t.advance(out)
 }
 
@@ -77,8 +78,11 @@ func (t *tracker) settle(out *output) {
 		t.fetches++
 		t.serial++
 		// Not UID FETCH: no EXPUNGE may come during FETCH (RFC 9051, 7.5.1).
-		from := strconv.FormatUint(uint64(t.view.n)+1, 10)
-		out.toBackend([]byte(t.ownTag() + " FETCH " + from + ":* (UID)\r\n"))
+		what := strconv.FormatUint(uint64(t.view.n)+1, 10) + ":*"
+		if t.savedFetch = t.sel.saved && !t.savedKnown; t.savedFetch {
+			what = "$" // RFC 5182, 2.1
+		}
+		out.toBackend([]byte(t.ownTag() + " FETCH " + what + " (UID)\r\n"))
 	default:
 		t.frozen, out.frozen = true, true
 	}
@@ -89,6 +93,9 @@ func (t *tracker) asks() bool {
 	if t.learned || !t.sel.on || t.attachable() != "" {
 		return false
 	}
+	if t.sel.saved && !t.savedKnown && t.sel.exists > 0 {
+		return true
+	}
 	t.learned = t.view.n == t.sel.exists
 	return !t.learned
 }
@@ -98,6 +105,10 @@ func (t *tracker) fetched(ok bool) {
 	switch {
 	case t.outdated:
 		t.outdated = false
+	case t.savedFetch:
+		if t.savedKnown = true; !ok || len(t.saved) > maxViewRanges {
+			t.viewErr = reasonSaved
+		}
 	case len(t.view.set) > maxViewRanges:
 		t.viewErr = reasonViewSize
 	case t.view.bad || !ok || t.view.n > t.sel.exists:
@@ -137,6 +148,9 @@ func (t *tracker) resumeCommand() []byte {
 			"MODSEQ "+strconv.FormatUint(t.sel.modSeq, 10))
 		if t.view.n > 0 {
 			items = append(items, "VIEW "+setArgument(t.view.set.String()))
+		}
+		if len(t.saved) > 0 {
+			items = append(items, "SAVED "+setArgument(t.saved.String()))
 		}
 		if t.sel.readOnly {
 			items = append(items, "READONLY")

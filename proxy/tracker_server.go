@@ -201,7 +201,13 @@ func (t *tracker) learn(seq uint32, l []byte) (swallow bool) {
 	if n == 0 || uid > 1<<32-1 {
 		return false
 	}
-	if !t.outdated {
+	switch {
+	case t.outdated:
+	case t.savedFetch:
+		if n := len(t.saved); n == 0 || t.saved[n-1].Stop < uint32(uid) {
+			t.saved = t.saved.Add(uint32(uid))
+		}
+	default:
 		t.view.learn(seq, uint32(uid))
 	}
 	return i == len("FETCH (") && len(l) > i+4+n && l[i+4+n] == ')'
@@ -242,7 +248,7 @@ func (t *tracker) untagged(l []byte, out *output) (swallow bool) {
 func (t *tracker) vanished(set []byte) {
 	sel := t.current()
 	sel.exists -= min(sel.exists, countSet(set))
-	t.view.bad = t.view.bad || t.gated
+	t.view.bad = t.view.bad || t.view.n > 0 // those at rest have no IDLE to say so in
 }
 
 // code reads the response code of a status response; args begins behind the

@@ -171,7 +171,8 @@ func reference(stream []byte, caps string) (out []byte, boundary bool) {
 	literal := regexp.MustCompile(`\{([0-9]{1,19})\}\r?\n$`)
 	start := regexp.MustCompile(`(?i)^\* CAPABILITY[ \r\n]`)
 	code := regexp.MustCompile(`(?i)^([^ \r\n]+ (?:OK|NO|BAD)) \[CAPABILITY[ \]][^\]\r\n]*\]`)
-	for first := true; len(stream) > 0; {
+	first := true
+	for len(stream) > 0 {
 		i := bytes.IndexByte(stream, '\n')
 		if i < 0 {
 			return out, false
@@ -207,7 +208,7 @@ func reference(stream []byte, caps string) (out []byte, boundary bool) {
 			}
 		}
 	}
-	return out, true
+	return out, first
 }
 
 // FuzzTrackerServer compares with the reference parser, at a split position.
@@ -296,7 +297,7 @@ func TestTrackerStates(t *testing.T) {
 			return string(t.sel.mailbox) == "y" && t.sel.exists == 2 && t.sel.uidValidity == 2 && t.sel.readOnly
 		},
 		"vanished":    func(t *tracker) bool { return t.sel.exists == 6 },
-		"save":        func(t *tracker) bool { return t.attachable() == reasonSaved },
+		"save":        func(t *tracker) bool { return t.sel.saved && t.attachable() == "" },
 		"notify":      func(t *tracker) bool { return t.attachable() == reasonNotify },
 		"unsolicited": func(t *tracker) bool { return t.said },
 		"append":      func(t *tracker) bool { return t.quiet() },
