@@ -66,6 +66,14 @@ func (a *App) authenticateAdmin(ctx context.Context, user string, p backend.Secr
 	if a.users == nil {
 		return backend.NewError(backend.KindUnavailable, "this node keeps no users; use its socket")
 	}
+	// A password costs memory and time to check: guessing must not take the
+	// machine from the mail.
+	select {
+	case a.adminChecks <- struct{}{}:
+		defer func() { <-a.adminChecks }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	return a.users.authenticateAdmin(ctx, user, p)
 }
 

@@ -63,7 +63,8 @@ type App struct {
 	moves     *migrate.Engine // nil without the role
 	parts     []part          // what Start serves, in order
 
-	failed chan error
+	failed      chan error
+	adminChecks chan struct{} // one for each password of an admin that may be checked at a time
 
 	reloading sync.Mutex // one reload at a time
 }
@@ -91,7 +92,8 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	a := &App{o: o, conf: conf, level: new(slog.LevelVar), since: o.Now(), failed: make(chan error, 1)}
+	a := &App{o: o, conf: conf, level: new(slog.LevelVar), since: o.Now(), failed: make(chan error, 1),
+		adminChecks: make(chan struct{}, 2)}
 	a.log = newLogger(o.Log, conf.Log, a.level).With("node", conf.Node)
 	a.life = &lifecycle{log: a.log}
 	defer func() {

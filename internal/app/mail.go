@@ -123,12 +123,15 @@ func (c connector) Connect(ctx context.Context, r proxy.ConnectRequest) (proxy.B
 // addProxyService shows the proxy in the admin API.
 func (a *App) addProxyService(s *admin.Service) {
 	if a.proxy != nil {
-		s.Sessions = sessions{a.proxy}
+		s.Sessions = sessions{a.proxy, a.dirs}
 	}
 }
 
 // sessions are the proxy's clients as the admin API shows them.
-type sessions struct{ proxy *proxy.Proxy }
+type sessions struct {
+	proxy *proxy.Proxy
+	dirs  *directories
+}
 
 // Sessions implements admin.Sessions.
 func (s sessions) Sessions(context.Context) (list []admin.Session, err error) {
@@ -157,8 +160,14 @@ func sessionState(i *proxy.SessionInfo) string {
 	return state
 }
 
-// Kick implements admin.Sessions.
-func (s sessions) Kick(_ context.Context, user string) (int, error) { return s.proxy.Kick(user), nil }
+// Kick implements admin.Sessions. Any name of the user will do; one that no
+// directory knows any more may still have sessions.
+func (s sessions) Kick(ctx context.Context, user string) (int, error) {
+	if e, err := s.dirs.Lookup(ctx, user); err == nil {
+		user = e.User
+	}
+	return s.proxy.Kick(user), nil
+}
 
 // submitters are those who may submit mail: the users of all directories.
 type submitters struct {

@@ -180,8 +180,12 @@ func (u *users) SetPassword(ctx context.Context, name string, p backend.Secret) 
 // SetDisabled implements admin.Users.
 func (u *users) SetDisabled(ctx context.Context, name string, disabled bool) error {
 	err := u.update(ctx, name, func(have *store.User) { have.Disabled = disabled })
-	if err == nil && disabled {
-		u.kick(name)
+	if err != nil || !disabled {
+		return err
+	}
+	have, err := u.store.User(ctx, name)
+	if err == nil {
+		u.kick(have.Name)
 	}
 	return err
 }
@@ -198,7 +202,8 @@ func (u *users) update(ctx context.Context, name string, fn func(*store.User)) e
 	return nil
 }
 
-// DeleteUser implements admin.Users.
+// DeleteUser implements admin.Users. The store takes a user's name here,
+// no alias.
 func (u *users) DeleteUser(ctx context.Context, name string) error {
 	defer u.forget(name)
 	if err := u.store.DeleteUser(ctx, name); err != nil {
