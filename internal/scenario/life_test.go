@@ -37,10 +37,10 @@ func startLife(t *testing.T, f *farm, n *node, o lifeOptions) *life {
 		}
 		c := mailtest.CheckerOptions{Addr: n.imap, User: u, Password: password, NoExpunges: true,
 			Reconnect: o.reconnect, Seed: uint64(i)}
-		c.Name = u + " idle"
+		c.Name, c.Keyword = u+" idle", "$Idle" // a keyword belongs to one client
 		l.idle[u] = mailtest.NewChecker(t, c)
 		l.idle[u].Idle()
-		c.Name, c.ReadOnly, c.Interval = u+" reading", quiet, 100*time.Millisecond
+		c.Name, c.Keyword, c.ReadOnly, c.Interval = u+" reading", "$Read", quiet, 100*time.Millisecond
 		l.reading[u] = mailtest.NewChecker(t, c)
 		l.reading[u].ReadAndFlag()
 	}
