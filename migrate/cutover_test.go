@@ -165,7 +165,7 @@ func (w *world) check(saved Move) {
 // and land late, and the process may die before, during and after each.
 func TestCutoverInterleavings(t *testing.T) {
 	finals, fails, crashes := 0, 0, 0
-	for seed := range uint64(6000) {
+	for seed := range uint64(3000) {
 		w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), epoch: uint64(seed % 3), placement: AtOld}
 		w.say("seed %d", seed)
 		m, todo := NewMove(Final).Begin()

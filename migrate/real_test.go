@@ -244,6 +244,13 @@ func TestRealCopyAndFollow(t *testing.T) {
 			t.Errorf("%d messages put for 3 new ones", fs.puts-copied)
 		}
 
+		// The connection has this mailbox selected: its status must not be
+		// what the session last saw.
+		c.Append(s.box("leer"), "", time.Time{}, bodies[0])
+		if p := pass("new mail in the selected mailbox"); p.Copied != 1 {
+			t.Errorf("new mail in the selected mailbox: %+v", p)
+		}
+
 		// More than a tenth of a mailbox goes: only after a second listing.
 		c.Cmd("SELECT %s", mailtest.Quote(s.box("Entwürfe")))
 		c.Cmd(`STORE 1:* +FLAGS.SILENT (\Deleted)`)

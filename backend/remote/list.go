@@ -59,7 +59,9 @@ type Account struct {
 // Survey asks for everything that shows whether an account changed.
 func (c *Client) Survey(ctx context.Context) (*Account, error) {
 	a, seen := &Account{}, map[string]*Status{}
-	cmds := []command{c.listCommand(), {text(`LSUB "" "*"`)}}
+	cmds := c.leave()
+	first := len(cmds)
+	cmds = append(cmds, c.listCommand(), command{text(`LSUB "" "*"`)})
 	if c.Has("NAMESPACE") {
 		cmds = append(cmds, command{text("NAMESPACE")})
 	}
@@ -67,6 +69,7 @@ func (c *Client) Survey(ctx context.Context) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
+	cmds, rs = cmds[first:], rs[first:] // leaving cannot do worse than fail
 	if rs[0].name != "OK" && c.Has("LIST-STATUS") {
 		// A capability is a claim: ask again in the plainest form.
 		*a, seen = Account{Namespaces: a.Namespaces, Subscriptions: a.Subscriptions}, map[string]*Status{}
@@ -80,6 +83,24 @@ func (c *Client) Survey(ctx context.Context) (*Account, error) {
 	}
 	a.Mailboxes, a.Subscriptions = once(a.Mailboxes), once(a.Subscriptions)
 	return a, c.fillStatus(ctx, a, seen)
+}
+
+// leave gives up the selected mailbox: of that one a store may give the status
+// as the session last saw it, not as it is (Dovecot does), and mail that came
+// meanwhile would stay unseen. A mailbox that had to be selected read-write is
+// not closed, as CLOSE would expunge.
+func (c *Client) leave() []command {
+	if c.selected == nil {
+		return nil
+	}
+	c.selected = nil
+	switch {
+	case c.Has("UNSELECT"):
+		return []command{{text("UNSELECT")}}
+	case !c.profile.SelectOnce:
+		return []command{{text("CLOSE")}}
+	}
+	return []command{{text("NOOP")}}
 }
 
 // once drops entries that a store lists twice.

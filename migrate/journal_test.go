@@ -1,0 +1,103 @@
+package migrate
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+)
+
+func testJournal(t *testing.T) (string, *journal) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "moves", "b1")
+	j, err := createJournal(dir, &BatchSpec{ID: "b1", Users: []string{"anna", "bob"}, To: "home"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, j
+}
+
+func TestJournalCutAtEveryOctet(t *testing.T) {
+	dir, j := testJournal(t)
+	states := []State{Copying, Following, Holding}
+	for i, s := range states {
+		if err := j.move("anna", Move{State: s, Base: uint64(i)}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.close()
+	path := filepath.Join(dir, journalName)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := strings.IndexByte(string(whole), '\n') + 1
+	for n := head; n <= len(whole); n++ {
+		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, r, err := openJournal(dir)
+		if err != nil {
+			t.Fatalf("cut at %d: %v", n, err)
+		}
+		lines := strings.Count(string(whole[:n]), "\n") - 1
+		if m, ok := r.moves["anna"]; ok != (lines > 0) || ok && m.State != states[lines-1] {
+			t.Fatalf("cut at %d: %+v", n, r.moves)
+		}
+		// What follows a torn line is readable.
+		if err := j.move("bob", Move{State: Failed, Reason: "x"}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		j.close()
+		if _, r, err = openJournal(dir); err != nil || r.moves["bob"].State != Failed || len(r.spec.Users) != 2 {
+			t.Fatalf("cut at %d, then a line: %+v, %v", n, r, err)
+		}
+	}
+}
+
+func TestJournalDamage(t *testing.T) {
+	spec, _ := json.Marshal(record{Batch: &BatchSpec{ID: "b"}})
+	line := `{"time":"2026-01-01T00:00:00Z","user":"a","move":{"state":"final"}}`
+	tests := []struct {
+		name, text string
+		ok         bool
+	}{
+		{"empty", "", false},
+		{"torn spec", string(spec[:10]), false},
+		{"spec", string(spec) + "\n", true},
+		{"rubbish at the end", string(spec) + "\n" + line + "\n\x00\x00\x00\n", true},
+		{"rubbish in the middle", string(spec) + "\n\x00\x00\n" + line + "\n", false},
+		{"unknown state", string(spec) + "\n" + `{"user":"a","move":{"state":"flying"}}` + "\n" + line + "\n", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, _, err := replay(strings.NewReader(tt.text)); (err == nil) != tt.ok {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestCertificateNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, user := range []string{"anna", "Anna", "anna@example.org", "../../etc/passwd", "a/b", ".", strings.Repeat("x", 300), strings.Repeat("x", 301), "ünï"} {
+		name := certificateName(user)
+		if strings.ContainsAny(name, "/\x00") || len(name) > 255 || seen[name] {
+			t.Errorf("%q: %q", user, name)
+		}
+		seen[name] = true
+	}
+}
+
+func TestFlagsThatAreNone(t *testing.T) {
+	m := flagMapper{}
+	for from, want := range map[string]string{`\Seen`: `\Seen`, "$Forwarded": "$Forwarded", `\`: "=5C", "": "=5C", "a]b": "a=5Db", "gr\xfc": "gr=FC", `\x%`: `\x=25`} {
+		if got := string(m.flag(imap.Flag(from))); got != want {
+			t.Errorf("%q became %q, want %q", from, got, want)
+		}
+	}
+}
