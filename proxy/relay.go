@@ -13,8 +13,8 @@ import (
 
 // Limits of the relay. A client that takes nothing for writeLimit is gone.
 const (
-	writeLimit  = 5 * time.Minute
-	closeLimit  = time.Second // for last words, and for the last octets of the other side
+	writeLimit = 5 * time.Minute
+	closeLimit = time.Second // for last words, and for the last octets of the other side
 )
 
 // leg is one backend connection of a session.
