@@ -34,7 +34,7 @@ var errLineTooLong = errors.New("command line is too long")
 // rest has to be offered again with more behind it or, when more is false,
 // once an output says wake.
 func (t *tracker) fromClient(buf []byte, out *output) (n int, more bool) {
-	for n < len(buf) {
+	for n < len(buf) && out.fatal == nil {
 		rest := buf[n:]
 		switch t.up.state {
 		case upWaiting:
