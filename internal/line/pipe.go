@@ -15,6 +15,10 @@ const PipeBuffer = 64 << 10
 // so that a quiet connection stays small.
 const pipeStart = 2 << 10
 
+// fullRings keeps buffers of full size, which a direction gives back whenever
+// it is empty and somebody waits for octets: most connections are quiet.
+var fullRings = sync.Pool{New: func() any { return new([PipeBuffer]byte) }}
+
 // Pipe returns the two ends of an in-memory connection: full duplex, buffered
 // by PipeBuffer octets in each direction, with deadlines and CloseWrite, as a
 // socket has them. A proxy reaches the store of its own node through it, and
@@ -85,6 +89,7 @@ type flow struct {
 	ring   []byte
 	start  int
 	n      int
+	busy   bool // was of full size before
 	reader pipeSide
 	writer pipeSide
 	// finished: the writer sends no more; abandoned: the reader is gone.
@@ -180,7 +185,16 @@ func (f *flow) read(p []byte) (int, error) {
 		case f.finished:
 			return 0, io.EOF
 		}
+		f.shrink()
 		f.reader.wait()
+	}
+}
+
+// shrink gives an empty ring of full size back.
+func (f *flow) shrink() {
+	if len(f.ring) == PipeBuffer {
+		fullRings.Put((*[PipeBuffer]byte)(f.ring))
+		f.ring, f.start, f.busy = nil, 0, true
 	}
 }
 
@@ -248,10 +262,18 @@ func (f *flow) put(p []byte) int {
 
 func (f *flow) grow(need int) {
 	size := max(len(f.ring), pipeStart)
+	if f.busy { // it would grow to its full size step by step once more
+		size = PipeBuffer
+	}
 	for size < need && size < PipeBuffer {
 		size *= 2
 	}
-	ring := make([]byte, size)
+	var ring []byte
+	if size == PipeBuffer {
+		ring = fullRings.Get().(*[PipeBuffer]byte)[:]
+	} else {
+		ring = make([]byte, size)
+	}
 	n := copy(ring, f.ring[f.start:min(f.start+f.n, len(f.ring))])
 	copy(ring[n:], f.ring[:f.n-n])
 	f.ring, f.start = ring, 0

@@ -146,3 +146,20 @@ func TestWriterSticksToItsFirstError(t *testing.T) {
 		t.Errorf("got %v, want the first error %v", err, first)
 	}
 }
+
+func TestWriterReadFrom(t *testing.T) {
+	a, b := Pipe()
+	w := NewWriter(a, time.Minute)
+	want := strings.Repeat("0123456789", 5000)
+	go func() {
+		w.WriteString("<")
+		w.ReadFrom(strings.NewReader(want))
+		w.WriteString(">")
+		w.Flush()
+		a.CloseWrite()
+	}()
+	got, err := io.ReadAll(b)
+	if string(got) != "<"+want+">" || err != nil {
+		t.Errorf("got %d octets, %v", len(got), err)
+	}
+}

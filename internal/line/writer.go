@@ -104,3 +104,22 @@ func (w *Writer) WriteUint(n uint64) {
 	}
 	w.buf = strconv.AppendUint(w.buf, n, 10)
 }
+
+// ReadFrom copies from r to its end, through the buffer.
+func (w *Writer) ReadFrom(r io.Reader) (total int64, err error) {
+	for w.err == nil {
+		if len(w.buf) == cap(w.buf) && w.Flush() != nil {
+			break
+		}
+		n, err := r.Read(w.buf[len(w.buf):cap(w.buf)])
+		w.buf = w.buf[:len(w.buf)+n]
+		total += int64(n)
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, w.err
+}

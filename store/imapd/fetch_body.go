@@ -74,6 +74,10 @@ func (b *bodies) readStructure() error {
 	if err != nil {
 		return err
 	}
+	cache := b.s.server.structures
+	if blob == nil {
+		blob, _ = cache.Get(b.m.Digest)
+	}
 	m := &message.Message{}
 	if m.UnmarshalBinary(blob) != nil || m.Size != b.m.Size {
 		if err := b.seek(0); err != nil {
@@ -83,10 +87,21 @@ func (b *bodies) readStructure() error {
 			return err
 		}
 		b.at = m.Size
+		if blob, err := m.MarshalBinary(); err == nil && len(blob) <= maxCachedStructure {
+			cache.Add(b.m.Digest, blob)
+		}
 	}
 	b.structure = m
 	return nil
 }
+
+// cachedStructures of messages that have none in the store (moved ones) are
+// kept by digest; with maxCachedStructure that is 64 MB at worst, and some
+// 10 MB of usual mail.
+const (
+	cachedStructures   = 16 << 10
+	maxCachedStructure = 4 << 10
+)
 
 // seek opens the message at an offset. Bodies are compressed: going back means
 // to begin anew.
@@ -99,6 +114,9 @@ func (b *bodies) seek(to int64) error {
 			return err
 		}
 		b.r, b.at = r, 0
+	}
+	if to == b.at {
+		return nil
 	}
 	n, err := io.CopyN(io.Discard, b.r, to-b.at)
 	b.at += n

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"mailferry/backend"
@@ -90,6 +91,8 @@ type Server struct {
 	o   Options // read-only
 	log *slog.Logger
 	met *metrics
+	// structures of messages that the store keeps none of, by digest
+	structures *lru.Cache[[32]byte, []byte]
 
 	mu       sync.Mutex // guards what follows
 	closing  bool
@@ -111,7 +114,11 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{o: o, log: o.Logger, met: m, sessions: map[*session]struct{}{}, ls: map[net.Listener]struct{}{}}, nil
+	cache, err := lru.New[[32]byte, []byte](cachedStructures)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{o: o, log: o.Logger, met: m, structures: cache, sessions: map[*session]struct{}{}, ls: map[net.Listener]struct{}{}}, nil
 }
 
 // Serve accepts connections until Shutdown or the listener's end, which are no

@@ -1,9 +1,12 @@
 package imapd_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"strings"
 	"testing"
 
+	"mailferry/internal/mailtest"
 	"mailferry/store/imapd"
 )
 
@@ -119,5 +122,35 @@ func TestTooManyFailures(t *testing.T) {
 	}
 	if l := c.closed(); !strings.HasPrefix(l[len(l)-1], "* BYE") {
 		t.Errorf("after five bad commands: %q", l)
+	}
+}
+
+func TestStartTLS(t *testing.T) {
+	ca := mailtest.NewCA(t)
+	w := newWorld(t, func(o *imapd.Options) { o.TLSConfig = ca.ServerConfig(t) })
+	c := w.dial(imapd.ConnInfo{})
+	c.is("CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID ENABLE STARTTLS LOGINDISABLED|OK", "CAPABILITY")
+	c.is("OK", "STARTTLS")
+	config := ca.Client()
+	config.ServerName = "localhost"
+	tc := tls.Client(c.nc, config)
+	if err := tc.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	c.nc, c.r = tc, bufio.NewReader(tc)
+	c.is("CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID ENABLE AUTH=PLAIN AUTH=LOGIN|OK", "CAPABILITY")
+	c.is("OK [CAPABILITY", "LOGIN anna secret")
+	c.append("INBOX", "", mail("x"))
+	c.ok("SELECT INBOX")
+	c.send("i IDLE")
+	c.expect(`^\+`)
+	d := w.login()
+	d.append("INBOX", "", mail("y"))
+	c.expect(`^\* 2 EXISTS`)
+
+	e := w.dial(imapd.ConnInfo{})
+	e.raw("a STARTTLS\r\nb LOGIN anna secret\r\n")
+	if l := e.closed(); len(l) != 2 || !strings.HasPrefix(l[0], "* BYE") || !strings.HasPrefix(l[1], "a BAD") {
+		t.Errorf("octets behind STARTTLS: %q", l)
 	}
 }

@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"io"
+	"sync"
 )
 
 // Bounds on what a message can make the parser hold.
@@ -72,8 +73,28 @@ func NewParser() *Parser {
 // Parse reads a message to its end. The error is the reader's.
 func Parse(r io.Reader) (*Message, error) {
 	p := NewParser()
-	_, err := io.Copy(p, r)
+	_, err := p.ReadFrom(r)
 	return p.Finish(), err
+}
+
+// chunks are the buffers of ReadFrom.
+var chunks = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+
+// ReadFrom takes octets from r to its end.
+func (p *Parser) ReadFrom(r io.Reader) (total int64, err error) {
+	b := chunks.Get().(*[16 << 10]byte)
+	defer chunks.Put(b)
+	for {
+		n, err := r.Read(b[:])
+		p.Write(b[:n])
+		total += int64(n)
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
 }
 
 // begin opens a part whose header starts here.
