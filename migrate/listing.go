@@ -169,6 +169,8 @@ func list(ctx context.Context, c *remote.Client, sel *remote.Selected, m *flagMa
 		if sel.Exists == 0 {
 			return l, nil
 		}
+		// No garbage of growing lists; a count is a claim, so within reason.
+		l.entries = make([]entry, 0, min(sel.Exists, 1<<20)+64)
 		if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", Items: items}, l.add); err != nil {
 			return nil, fmt.Errorf("list %q: %w", sel.Raw, err)
 		}
