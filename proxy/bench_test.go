@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mailferry/internal/mailtest"
 )
 
 // readOnly is a net.Conn around a reader.
@@ -51,8 +54,8 @@ func BenchmarkRelay(b *testing.B) {
 	for name, s := range streams {
 		chunk := []byte(strings.Repeat(s, 1+(256<<10)/len(s)))
 		b.Run(name+"/tracked", func(b *testing.B) {
-			addr, store := relayTo(b)
-			c := benchLogin(b, addr)
+			addr, store := relayTo(b, nil, false)
+			c := benchLogin(b, addr, nil)
 			pump(b, chunk, <-store, c)
 		})
 		b.Run(name+"/copied", func(b *testing.B) {
@@ -117,7 +120,7 @@ func (a tcpConnector) Connect(context.Context, ConnectRequest) (BackendConn, err
 	return BackendConn{Conn: c, Caps: testCaps}, err
 }
 
-func relayTo(b testing.TB) (addr string, store <-chan net.Conn) {
+func relayTo(b testing.TB, cfg *tls.Config, implicit bool) (addr string, store <-chan net.Conn) {
 	l := listenLocal(b)
 	conns := make(chan net.Conn, 20_000)
 	go func() {
@@ -129,14 +132,17 @@ func relayTo(b testing.TB) (addr string, store <-chan net.Conn) {
 			conns <- c
 		}
 	}()
-	addr, _, _ = onSockets(b, Options{Connector: tcpConnector(l.Addr().String()), MaxConnections: 50_000}, false)
+	addr, _, _ = onSockets(b, Options{Connector: tcpConnector(l.Addr().String()), MaxConnections: 50_000, TLS: cfg}, implicit)
 	return addr, conns
 }
 
-func benchLogin(b testing.TB, addr string) net.Conn {
+func benchLogin(b testing.TB, addr string, over *tls.Config) net.Conn {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		b.Fatal(err)
+	}
+	if over != nil {
+		c = tls.Client(c, over)
 	}
 	fmt.Fprint(c, "a LOGIN anna secret\r\n")
 	var buf [2048]byte
@@ -153,36 +159,42 @@ func benchLogin(b testing.TB, addr string) net.Conn {
 
 // BenchmarkLogin is a login on loopback with the route in memory.
 func BenchmarkLogin(b *testing.B) {
-	addr, store := relayTo(b)
+	addr, store := relayTo(b, nil, false)
 	for b.Loop() {
-		c := benchLogin(b, addr)
+		c := benchLogin(b, addr, nil)
 		(<-store).Close()
 		c.Close()
 	}
 }
 
-// TestMemoryPerIdleSession reports what a quiet session costs the proxy's side.
+// TestMemoryPerIdleSession bounds what a quiet session costs, the test's own
+// ends of the sockets included.
 func TestMemoryPerIdleSession(t *testing.T) {
-	const n = 500
-	addr, store := relayTo(t)
-	inUse := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapInuse + m.StackInuse
-	}
-	before := inUse()
-	var conns []net.Conn
-	for range n {
-		conns = append(conns, benchLogin(t, addr), <-store)
-	}
-	per := (inUse() - before) / n
-	t.Logf("%d octets per idle session, the test's own two sockets included", per)
-	if per > 20<<10 {
-		t.Errorf("%d octets per idle session", per)
-	}
-	for _, c := range conns {
-		c.Close()
+	ca := mailtest.NewCA(t)
+	for name, over := range map[string]*tls.Config{"plain": nil, "tls": ca.Client()} {
+		t.Run(name, func(t *testing.T) {
+			const n = 300
+			addr, store := relayTo(t, ca.ServerConfig(t), over != nil)
+			inUse := func() uint64 {
+				runtime.GC()
+				runtime.GC()
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				return m.HeapInuse + m.StackInuse
+			}
+			before := inUse()
+			var conns []net.Conn
+			for range n {
+				conns = append(conns, benchLogin(t, addr, over), <-store)
+			}
+			per := (inUse() - before) / n
+			t.Logf("%d octets per idle session", per)
+			if limit := uint64(20 << 10); over == nil && per > limit {
+				t.Errorf("%d octets per idle session, want %d at most", per, limit)
+			}
+			for _, c := range conns {
+				c.Close()
+			}
+		})
 	}
 }
