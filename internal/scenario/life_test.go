@@ -14,6 +14,7 @@ import (
 // one that reads and flags, and mail arrives.
 type life struct {
 	quiet   []string // users who write nothing and get no mail
+	killed  bool
 	idle    map[string]*mailtest.Checker
 	reading map[string]*mailtest.Checker
 	mail    *mailtest.Deliverer
@@ -28,7 +29,7 @@ type lifeOptions struct {
 // startLife lets everybody work through the proxy.
 func startLife(t *testing.T, f *farm, n *node, o lifeOptions) *life {
 	t.Helper()
-	l := &life{quiet: o.quiet, idle: map[string]*mailtest.Checker{}, reading: map[string]*mailtest.Checker{}}
+	l := &life{quiet: o.quiet, killed: o.reconnect, idle: map[string]*mailtest.Checker{}, reading: map[string]*mailtest.Checker{}}
 	var busy []string
 	for i, u := range f.users() {
 		quiet := slices.Contains(o.quiet, u)
@@ -52,11 +53,12 @@ func startLife(t *testing.T, f *farm, n *node, o lifeOptions) *life {
 type record struct {
 	idle, reading map[string]*mailtest.Report
 	mail          []mailtest.Delivery
+	killed        bool // answers were lost: what was not acknowledged may have happened
 }
 
 // stop ends everybody's day and returns the journals.
 func (l *life) stop() record {
-	r := record{idle: map[string]*mailtest.Report{}, reading: map[string]*mailtest.Report{}, mail: l.mail.Stop()}
+	r := record{idle: map[string]*mailtest.Report{}, reading: map[string]*mailtest.Report{}, mail: l.mail.Stop(), killed: l.killed}
 	for u, c := range l.idle {
 		r.idle[u] = c.Stop()
 	}
@@ -125,7 +127,7 @@ func (r record) explain(user string, flip time.Time, ds []difference, ids map[ui
 
 func (r record) flagged(user string, flip time.Time, d difference) bool {
 	for _, w := range r.reading[user].Writes {
-		if w.Mailbox == d.folder && w.UID == d.uid && w.Acked.After(flip) {
+		if w.Mailbox == d.folder && w.UID == d.uid && (w.Acked.After(flip) || r.killed && w.Acked.IsZero()) {
 			return true
 		}
 	}
