@@ -78,12 +78,25 @@ func (d *directories) Lookup(ctx context.Context, name string) (backend.Entry, e
 	return c.Lookup(ctx, name)
 }
 
-// fresh is Lookup without what is remembered, for decisions that last.
+// fresh is Lookup without what is remembered, for decisions that last. What is
+// remembered stays for logins: the directory may be away.
 func (d *directories) fresh(ctx context.Context, name string) (backend.Entry, error) {
 	c, leave := d.enter()
 	defer leave()
-	c.Invalidate(name)
-	return c.Lookup(ctx, name)
+	known, err := c.Lookup(ctx, name)
+	if err != nil {
+		return known, err
+	}
+	owner, ok := c.Directory(known.Directory)
+	if !ok {
+		return known, nil
+	}
+	e, err := owner.Lookup(ctx, name)
+	if backend.IsKind(err, backend.KindNotFound) { // gone, or in another directory now
+		c.Invalidate(name)
+		return c.Lookup(ctx, name)
+	}
+	return e, err
 }
 
 // Authenticate implements backend.Directory.
