@@ -48,5 +48,6 @@ func (s *session) capabilities() []string {
 
 // withheld reports whether a capability is neither announced nor admitted.
 func (s *session) withheld(name string) bool {
-	return name != "IMAP4rev1" && slices.ContainsFunc(s.server.o.Withhold, func(w string) bool { return strings.EqualFold(w, name) })
+	same := func(w string) bool { return strings.EqualFold(w, name) }
+	return name != "IMAP4rev1" && (slices.ContainsFunc(s.server.o.Withhold, same) || slices.ContainsFunc(s.info.Withhold, same))
 }

@@ -84,6 +84,8 @@ type ConnInfo struct {
 	TLS bool
 	// Remote is the client's address for logs.
 	Remote string
+	// Withhold adds to Options.Withhold for this session.
+	Withhold []string
 }
 
 // Server serves IMAP. It is safe for concurrent use.
