@@ -130,7 +130,7 @@ func (n *Node) openFiles() (err error) {
 	if err := n.checkIdentity(); err != nil {
 		return err
 	}
-	if n.state, err = openPebble(fs.PathJoin(dir, "state"), fs, n.cache, n.fault, n.log, tuneState); err != nil {
+	if n.state, err = openPebble(fs.PathJoin(dir, "state"), fs, n.cache, n.fault, n.log, tuneState(n.opts.CheckpointBytes)); err != nil {
 		return err
 	}
 	if n.segs, err = openSegments(fs.PathJoin(dir, "bodies"), fs); err != nil {

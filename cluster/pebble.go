@@ -112,7 +112,7 @@ func openPebble(dir string, fs vfs.FS, cache *pebble.Cache, f *fault, log *slog.
 // memtable lets most entries die before they are flushed.
 func tuneLog(checkpointBytes int64) func(*pebble.Options) {
 	return func(o *pebble.Options) {
-		o.MemTableSize = uint64(min(256<<20, max(8<<20, 2*checkpointBytes)))
+		o.MemTableSize = uint64(min(256<<20, max(1<<20, 2*checkpointBytes)))
 		o.MemTableStopWritesThreshold = 4
 		o.L0CompactionThreshold = 8
 		o.L0StopWritesThreshold = 1000
@@ -123,11 +123,13 @@ func tuneLog(checkpointBytes int64) func(*pebble.Options) {
 
 // tuneState suits the applied state. It has no write-ahead log of its own: the
 // Raft log is one.
-func tuneState(o *pebble.Options) {
-	o.DisableWAL = true
-	o.MemTableSize = 64 << 20
-	o.MemTableStopWritesThreshold = 4
-	o.L0CompactionThreshold = 4
-	o.L0StopWritesThreshold = 1000
-	o.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
+func tuneState(checkpointBytes int64) func(*pebble.Options) {
+	return func(o *pebble.Options) {
+		o.DisableWAL = true
+		o.MemTableSize = uint64(min(64<<20, max(1<<20, checkpointBytes)))
+		o.MemTableStopWritesThreshold = 4
+		o.L0CompactionThreshold = 4
+		o.L0StopWritesThreshold = 1000
+		o.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
+	}
 }

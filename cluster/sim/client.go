@@ -111,9 +111,9 @@ func (w *World) begin(o *op) (*cluster.Pending, error) {
 }
 
 func (w *World) bodySize() int {
-	switch w.rng.IntN(12) {
+	switch w.rng.IntN(20) {
 	case 0:
-		return w.rng.IntN(1200 << 10)
+		return w.rng.IntN(900 << 10)
 	case 1:
 		return 0
 	case 2, 3:

@@ -15,7 +15,7 @@ import (
 //	MAILFERRY_SIM_SEEDS=1000 go test ./cluster/sim -timeout 0
 //	MAILFERRY_SIM_FIRST=4711 MAILFERRY_SIM_SEEDS=1 go test ./cluster/sim
 func TestSimulation(t *testing.T) {
-	first, seeds := number(t, "MAILFERRY_SIM_FIRST", 1), number(t, "MAILFERRY_SIM_SEEDS", 10)
+	first, seeds := number(t, "MAILFERRY_SIM_FIRST", 1), number(t, "MAILFERRY_SIM_SEEDS", 6)
 	for _, voters := range []int{1, 3} {
 		for seed := first; seed < first+seeds; seed++ {
 			t.Run(fmt.Sprintf("voters=%d/seed=%d", voters, seed), func(t *testing.T) {

@@ -102,7 +102,7 @@ func (n *node) start() error {
 	st, err := cluster.OpenStepper(cluster.Options{
 		NodeID: n.id, Voters: n.w.ids, Dir: "data", FS: errorfs.Wrap(n.fs, n.broken), Shards: n.w.cfg.Shards,
 		Machine: enginetest.Machine{}, Transport: transport{n}, Logger: slog.New(slog.DiscardHandler),
-		ApplyWorkers: 2, SegmentBytes: 256 << 10, CacheBytes: 1 << 20, CheckpointBytes: 4 << 20,
+		ApplyWorkers: 2, SegmentBytes: 256 << 10, CacheBytes: 1 << 20, CheckpointBytes: 1 << 20,
 	})
 	if err != nil {
 		return fmt.Errorf("node %d does not start: %w", n.id, err)
