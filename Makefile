@@ -10,7 +10,7 @@ TESTFLAGS ?=
 # -count=1: what the real peers do is not in the test cache.
 GOTEST := go test -count=1 -p 2 -timeout 15m $(TESTFLAGS)
 
-.PHONY: build run test peers check bench bench-peers soak clean help
+.PHONY: build run test peers check bench bench-go bench-peers soak clean help
 
 build: ## build bin/mailferry (the default)
 	go build -o bin/mailferry ./cmd/mailferry
@@ -35,7 +35,10 @@ check: ## gofmt, vet, staticcheck, and that go.mod is true
 	go mod verify
 	go mod tidy -diff
 
-bench: ## Go benchmarks of all packages; bench/README.md tells of measurements beside peers
+bench: ## mailferry beside its peers, as in docs/benchmarks.md (root, half an hour; PARTS="proxy table" for some)
+	bench/beside.sh $(PARTS)
+
+bench-go: ## Go benchmarks of all packages
 	go test -run '^$$' -bench . -benchmem -p 1 $(TESTFLAGS) ./...
 
 bench-peers: ## build the load generators, install the peers of the bench, too

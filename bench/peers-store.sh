@@ -31,6 +31,7 @@
 #   HOLD        longest time the lock is kept while other work waits, seconds (default 110)
 #   RUNS        runs per case                      (default 3)
 #   SECS        seconds of each rate test          (default 8)
+#   CONNS       connections of phase deliver       (default 1 8 32 64)
 #   NICE        nice value of servers and generator (default 0; root may use -15 on a busy machine)
 #   BIG         messages in the largest mailbox    (default 100000)
 #   MAXOTHER    repeat a run if other programs used more than this % of the CPUs (default 25:
@@ -51,6 +52,7 @@ NICE=${NICE:-0}
 BIG=${BIG:-100000}
 MAXOTHER=${MAXOTHER:-25}
 HOLD=${HOLD:-110}
+CONNS=${CONNS:-1 8 32 64}
 TUNED=${TUNED:-1}
 QUICKACK=${QUICKACK:-}
 SUF=; GENFLAGS=
@@ -376,7 +378,7 @@ phase_warm() { gen_raw warm deliver -c 4 -n 200 >/dev/null; }
 phase_deliver() {
   local c
   phase_warm
-  for c in 1 8 32 64; do gen "LMTP $c conn, 1 rcpt" deliver -c $c -t "${SECS}s" -offset "$((c * 1000))"; done
+  for c in $CONNS; do gen "LMTP $c conn, 1 rcpt" deliver -c $c -t "${SECS}s" -offset "$((c * 1000))"; done
   gen "LMTP 8 conn, 10 rcpts" deliver -c 8 -r 10 -t "${SECS}s"
 }
 

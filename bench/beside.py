@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Markdown tables of what beside.sh measured: beside.py RUN.
+
+A cell is the median of the rounds, with lowest and highest where they differ by
+more than a tenth. The ratio is mailferry against the best server beside it, above
+1 where mailferry is better. Runs that other work disturbed most are left out
+where a calmer run of the same row is there.
+"""
+import json
+import os
+import re
+import statistics
+import sys
+
+RUN = sys.argv[1]
+OURS = "mailferry"
+YARDSTICKS = ("relay", "fake")  # no servers: they are shown, and win nothing
+
+
+def lines(*path):
+    try:
+        with open(os.path.join(RUN, *path)) as f:
+            for line in f:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    pass
+    except FileNotFoundError:
+        pass
+
+
+def number(v):
+    if v is None:
+        return "–"
+    return f"{v:,.0f}" if v >= 100 else f"{v:.1f}" if v >= 10 else f"{v:.2f}"
+
+
+def calm(runs, limit):
+    """runs are (value, disturbance); the calm ones, or else the calmest."""
+    good = [v for v, d in runs if d <= limit]
+    return good or [min(runs, key=lambda r: r[1])[0]]
+
+
+def cell(values):
+    values = [v for v in values if v is not None]
+    if not values:
+        return "–"
+    text, low, high = number(statistics.median(values)), min(values), max(values)
+    return text if high <= 1.1 * low else f"{text} ({number(low)}–{number(high)})"
+
+
+class Table:
+    def __init__(self, limit):
+        self.limit, self.rows, self.peers, self.cells = limit, [], [], {}
+
+    def add(self, row, peer, value, disturbance=0):
+        if value is None:
+            return
+        if row not in self.rows:
+            self.rows.append(row)
+        if peer not in self.peers:
+            self.peers.append(peer)
+        self.cells.setdefault((row, peer), []).append((float(value), disturbance))
+
+    def show(self, title, lower=False):
+        if not self.rows:
+            return
+        peers = [p for p in self.peers if p != OURS] + [p for p in self.peers if p == OURS]
+        print(f"\n{title}\n\n| | {' | '.join(peers)} | ratio |\n|---|{'---|' * (len(peers) + 1)}")
+        for row in self.rows:
+            runs = {p: calm(self.cells[row, p], self.limit) for p in peers if (row, p) in self.cells}
+            medians = {p: statistics.median(v) for p, v in runs.items()}
+            others = [v for p, v in medians.items() if p != OURS and p not in YARDSTICKS]
+            ratio = "–"
+            if OURS in medians and others:
+                best = min(others) if lower else max(others)
+                a, b = (best, medians[OURS]) if lower else (medians[OURS], best)
+                ratio = f"{a / b:.2f}" if b else "–"
+            print(f"| {row} | {' | '.join(cell(runs.get(p, [])) for p in peers)} | {ratio} |")
+
+
+def proxy():
+    limit = 0.4  # cores that other work took
+    rate, cpu, p50 = Table(limit), Table(limit), Table(limit)
+    mb, per_gb = Table(limit), Table(limit)
+    names = {"imap-login": "plain", "imap-tls-full": "TLS, full handshake", "fetch-imap": "plain", "fetch-imaps": "TLS"}
+    for r in lines("proxy", "results-ecdsa.jsonl"):
+        row = f"{names.get(r['case'], r['case'])}, {r['c']}"
+        peer, other = r["peer"], r.get("other_util", 0) + r.get("steal_util", 0)
+        if r.get("errors"):
+            print(f"errors: {r['errors']} in {peer} {row}", file=sys.stderr)
+        if r["cmd"] == "logins":
+            rate.add(row, peer, r["rate"], other)
+            cpu.add(row, peer, r.get("cpu_us_per_op", {}).get("proxy"), other)
+            p50.add(row, peer, r["p50_ms"], other)
+        elif r["cmd"] == "throughput":
+            mb.add(row, peer, r["mb_s"], other)
+            per_gb.add(row, peer, r.get("cpu_s_per_gb", {}).get("proxy"), other)
+    rate.show("Logins per second; clients")
+    cpu.show("CPU of the proxy, µs per login", lower=True)
+    p50.show("Connect to login OK, median ms", lower=True)
+    mb.show("Relay of messages of 1 MiB, MB/s; sessions")
+    per_gb.show("CPU of the proxy, s per GB", lower=True)
+
+
+def store():
+    tables = {}
+    for name in sorted(os.listdir(os.path.join(RUN, "store", "results"))) if os.path.isdir(os.path.join(RUN, "store", "results")) else []:
+        for r in lines("store", "results", name):
+            if "value" not in r:
+                continue
+            peer = r["peer"].removeprefix("custom-")
+            other = r.get("other_cpu_pct", 0)
+            key = (r["metric"], r["unit"], r["better"] == "lower")
+            tables.setdefault(key, Table(25)).add(r["case"], peer, r["value"], other)
+            for field, title in (("server_cpu_ms_per_op", "CPU of the server, ms per operation"), ("flushes_per_op", "disk flushes per operation")):
+                if r["cmd"] == "deliver" and field in r:
+                    tables.setdefault((title, "", True), Table(25)).add(r["case"], peer, r[field], other)
+    for (metric, unit, lower), table in tables.items():
+        table.show(f"{metric}{', ' + unit if unit.strip('/s') else ''}", lower=lower)
+
+
+def migrate():
+    rate, cpu, rss = Table(0), Table(0), Table(0)
+    rows = {"big": "one mailbox of 20,000", "1": "20 mailboxes of 1,000, one at a time", "2": "20 mailboxes, 2 at a time", "4": "20 mailboxes, 4 at a time"}
+    for r in lines("migrate", "results.jsonl"):
+        if "raw" in r or r["pass"] != "first" or not r.get("messages"):
+            continue
+        row, peer = rows.get(r["label"].rsplit("-", 1)[1], r["label"]), r["tool"]
+        s = r.get("server_cpu_s", {})
+        rate.add(row, peer, r["msg_s"])
+        cpu.add(row, peer, 1000 * (r["user_s"] + r["sys_s"] + s.get("src", 0) + s.get("dst", 0)) / r["messages"])
+    rate.show("Messages per second")
+    cpu.show("CPU of tool, source and target, s per 1,000 messages", lower=True)
+    for r in lines("migrate", "functional.jsonl"):
+        v = r["verify"]
+        m = v["messages"]
+        print(f"{r['label']}: intact {m['intact']} of {m['expected']}, identity_perfect {v.get('identity_perfect')}, content_perfect {v.get('content_perfect')}")
+
+
+def engine():
+    t = Table(0)
+    try:
+        text = open(os.path.join(RUN, "engine", "results.txt")).read()
+    except FileNotFoundError:
+        return
+    for m in re.finditer(r"^BenchmarkDeliver/voters=(\d)/shards=(\d+)/writers=(\d+)\S*.*?([\d.]+) deliveries/s", text, re.M):
+        voters, shards, writers, rate = m.groups()
+        t.add(f"shards {shards}, writers {writers}", "one voter" if voters == "1" else "three voters", rate)
+    t.show("Deliveries per second into our store, without a protocol")
+
+
+for part in (proxy, store, migrate, engine):
+    part()
