@@ -93,6 +93,7 @@ packages() {
 	for k in "${miss[@]}"; do
 		case $k in
 		slapd) stay_off slapd ;;
+		samba) stay_off samba-ad-dc smbd nmbd ;;
 		dovecot-core) stay_off dovecot.socket dovecot ;;
 		nginx | perdition) stay_off "$k" ;;
 		esac

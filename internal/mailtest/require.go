@@ -1,6 +1,7 @@
 package mailtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,7 +10,7 @@ import (
 )
 
 // Require skips the test, loudly, when one of the named peers is not
-// installed: slapd dovecot cyrus corpus mbsync offlineimap mutt curl openssl. With CI=true in the environment a missing peer is a failure: a
+// installed: slapd samba dovecot cyrus corpus mbsync offlineimap mutt curl openssl. With CI=true in the environment a missing peer is a failure: a
 // machine that is to run everything must not pass by leaving things out.
 func Require(t testing.TB, names ...string) {
 	t.Helper()
@@ -38,6 +39,8 @@ func missing(name string) string {
 			return "no messages in " + corpusDir()
 		}
 		return ""
+	case "samba":
+		return sambaMissing()
 	case "dovecot":
 		if why := needsRoot(); why != "" {
 			return why
@@ -45,6 +48,23 @@ func missing(name string) string {
 	}
 	if _, err := program(name); err != nil {
 		return err.Error()
+	}
+	return ""
+}
+
+// sambaMissing says why no domain can be run. A container without the right to
+// make network namespaces has none, whatever is installed.
+func sambaMissing() string {
+	if why := needsRoot(); why != "" {
+		return why
+	}
+	for _, name := range []string{"samba", "samba-tool", "ip", "unshare"} {
+		if _, err := program(name); err != nil {
+			return err.Error()
+		}
+	}
+	if out, err := exec.Command("unshare", "--net", "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Sprintf("no network namespaces here: %v: %s", err, out)
 	}
 	return ""
 }
