@@ -29,6 +29,12 @@ type FileOptions struct {
 	// separated by spaces). Any other has lines name:hash:store[:disabled[:recipients]],
 	// empty lines and lines that begin with # apart.
 	Path string
+	// Popmap says that the file is a popmap of Perdition: lines
+	// key:[user@]host[:port], keys in exact letters, every password checked by
+	// the store, which is called host or host:port.
+	Popmap bool
+	// Delimiter stands between user and host in a popmap; default "@".
+	Delimiter string
 	// DefaultStore is the store of users without one.
 	DefaultStore string
 	// StoreChecks leaves every password to the store, hash or not.
@@ -58,6 +64,7 @@ type File struct {
 
 type fileUser struct {
 	entry    backend.Entry
+	key      string // of a popmap
 	hash     string
 	conflict bool
 }
@@ -76,7 +83,7 @@ func NewFile(o FileOptions) (*File, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	o.CheckInterval = cmp.Or(o.CheckInterval, time.Second)
+	o.CheckInterval, o.Delimiter = cmp.Or(o.CheckInterval, time.Second), cmp.Or(o.Delimiter, "@")
 	return &File{o: o, log: o.Logger.With("directory", o.Name)}, nil
 }
 
@@ -102,7 +109,10 @@ func (f *File) find(name string) (*fileUser, error) {
 	if f.table == nil {
 		return nil, backend.Errorf(backend.KindUnavailable, "", "directory %s: %w", f.o.Name, f.err)
 	}
-	u := f.table[fold(name)]
+	u := f.table[name]
+	if !f.o.Popmap {
+		u = f.table[fold(name)]
+	}
 	switch {
 	case u == nil:
 		return nil, notFound(f.o.Name, name)
@@ -114,7 +124,7 @@ func (f *File) find(name string) (*fileUser, error) {
 
 // Authenticate implements backend.Directory.
 func (f *File) Authenticate(_ context.Context, e backend.Entry, password backend.Secret) error {
-	u, err := f.find(e.User)
+	u, err := f.find(cmp.Or(e.ID, e.User))
 	if err != nil && !backend.IsKind(err, backend.KindNotFound) {
 		return err
 	}
@@ -183,6 +193,10 @@ func (f *File) refresh() {
 func index(users []*fileUser) map[string]*fileUser {
 	table := make(map[string]*fileUser, len(users))
 	for _, u := range users {
+		if u.key != "" {
+			table[u.key] = u
+			continue
+		}
 		for _, name := range append([]string{u.entry.User}, u.entry.Recipients...) {
 			switch old := table[fold(name)]; {
 			case old == nil:
@@ -204,6 +218,9 @@ func (f *File) load() ([]*fileUser, error) {
 		return nil, err
 	}
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if f.o.Popmap {
+		return f.parsePopmap(data)
+	}
 	if f.isCSV() {
 		return f.parseCSV(data)
 	}

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/csv"
 	"os"
@@ -31,7 +32,7 @@ func (f *File) SetStore(_ context.Context, e backend.Entry, store string) error 
 	if f.isCSV() {
 		edit = setRecord
 	}
-	out, found, err := edit(data, e.User, store)
+	out, found, err := edit(data, cmp.Or(e.ID, e.User), store)
 	if err != nil {
 		return backend.Errorf(backend.KindUnavailable, "", "directory %s: %w", f.o.Name, err)
 	}

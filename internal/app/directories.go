@@ -191,7 +191,7 @@ func (a *App) makeDirectories(c *config.Config) (_ *generation, err error) {
 		if lister, ok := d.(backend.UserLister); ok && c.Directories[i].Type == config.DirectoryLDAP {
 			g.filter = append(g.filter, lister)
 		}
-		list = append(list, d)
+		list = append(list, named(d, c.Directories[i].Names))
 	}
 	g.chain, err = directory.NewChain(directory.ChainOptions{Directories: list, TTL: c.Cache.For, NegativeTTL: c.Cache.Misses,
 		StaleFor: c.Cache.Stale, Logger: a.log.With("part", "directory"), Registry: replacing{a.o.Registry}})
@@ -204,10 +204,27 @@ func (a *App) makeDirectory(c *config.Directory) (backend.Directory, error) {
 	case config.DirectoryLocal:
 		return directory.NewLocal(directory.LocalOptions{Name: c.Name, Users: a.users, Store: c.Store}), nil
 	case config.DirectoryFile:
-		return directory.NewFile(directory.FileOptions{Name: c.Name, Path: c.Path, DefaultStore: c.Store,
+		return directory.NewFile(directory.FileOptions{Name: c.Name, Path: c.Path, Popmap: c.Format == config.FormatPopmap,
+			Delimiter: delimiter(c.Names), DefaultStore: c.Store,
 			StoreChecks: c.Passwords == config.PasswordsPass, Write: c.Writable, Logger: log})
 	}
 	return makeLDAP(c, log)
+}
+
+// named puts the configured names before a directory.
+func named(d backend.Directory, n *config.Names) backend.Directory {
+	if n == nil {
+		return d
+	}
+	return directory.NewNames(d, directory.NamesOptions{Delimiter: n.Delimiter, Key: n.Key,
+		Lookup: directory.NameForm(n.Lookup), Login: directory.NameForm(n.Login), AsGiven: n.From == config.NamesGiven})
+}
+
+func delimiter(n *config.Names) string {
+	if n == nil {
+		return ""
+	}
+	return n.Delimiter
 }
 
 func makeLDAP(c *config.Directory, log *slog.Logger) (backend.Directory, error) {
@@ -219,7 +236,7 @@ func makeLDAP(c *config.Directory, log *slog.Logger) (backend.Directory, error) 
 		BindDN: c.BindDN, BindPassword: c.BindPassword, Base: c.Base, Filter: c.Filter, ListFilter: c.ListFilter,
 		Attributes: directory.LDAPAttributes{User: c.Attributes.User, Store: c.Attributes.Store,
 			Disabled: c.Attributes.Disabled, Recipients: c.Attributes.Recipients},
-		CheckPassword: c.Passwords == config.PasswordsBind, PoolSize: c.Connections, RequestTimeout: c.Timeout, Logger: log}
+		DefaultStore: c.Store, CheckPassword: c.Passwords == config.PasswordsBind, PoolSize: c.Connections, RequestTimeout: c.Timeout, Logger: log}
 	if c.Write != nil {
 		o.WriteDN, o.WritePassword = c.Write.BindDN, c.Write.Password
 	}

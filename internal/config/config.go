@@ -110,7 +110,9 @@ type Directory struct {
 	Attributes   Attributes    `mapstructure:"attributes" doc:"ldap: where in an entry things are."`
 	Write        *Write        `mapstructure:"write" doc:"ldap: who rewrites a user's store at a flip. Without it the placement alone routes moved users."`
 	Path         string        `mapstructure:"path" doc:"file: one user a line, as written in docs/operations.md; read again when it changes."`
+	Format       string        `mapstructure:"format" doc:"file: popmap, for lines key:[user@]host[:port] as Perdition has them; the store is then called host, or host:port. Default: by the file's name."`
 	Writable     bool          `mapstructure:"writable" doc:"file: a flip rewrites the user's store there." default:"false"`
+	Names        *Names        `mapstructure:"names" doc:"By which names the directory is asked, and with which one the user logs in to the store. Default: the name as given, and the directory's."`
 	Passwords    string        `mapstructure:"passwords" doc:"Who checks passwords: bind (the directory) or pass (the store). Default: bind for ldap and local, for file the directory where it has a hash."`
 	Timeout      time.Duration `mapstructure:"timeout" doc:"ldap: limit of one request." default:"3s"`
 	Connections  int           `mapstructure:"connections" doc:"ldap: connections kept to a server." default:"8"`

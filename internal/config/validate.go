@@ -187,6 +187,7 @@ func checkDirectory(c *Config, i int, r *report) {
 	if d.Passwords != "" {
 		oneOf(r, key+".passwords", d.Passwords, []string{PasswordsBind, PasswordsPass})
 	}
+	checkNameRules(d, key, r)
 	switch d.Type {
 	case DirectoryLocal:
 		if c.LocalStore() == nil {
