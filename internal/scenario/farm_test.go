@@ -18,16 +18,14 @@ const (
 
 // oldStore is a real store that users leave.
 type oldStore struct {
-	name     string // in the configuration and in the directory
-	kind     string // dovecot or cyrus
-	users    []string
-	imap     string
-	lmtp     string
-	ca       *mailtest.CA
-	login    string // the YAML of its login
-	master   []string
-	fetched  func(user string) int // message bodies taken out so far; nil: not counted
-	prefixes string
+	name   string // in the configuration and in the directory
+	kind   string // dovecot or cyrus
+	users  []string
+	imap   string
+	lmtp   string
+	ca     *mailtest.CA
+	login  string   // the YAML of its login
+	master []string // mailseed's flags to log in as any user
 }
 
 // farm is what an ISP has before the move: a directory and old stores with mail.
@@ -73,9 +71,8 @@ func newDovecot(t *testing.T, name string, users []string) *oldStore {
 	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{UsernameFormat: "%Ln", Password: password})
 	return &oldStore{
 		name: name, kind: "dovecot", users: users, imap: d.IMAP, lmtp: d.LMTP, ca: d.CA,
-		login:   fmt.Sprintf("{mode: master, user: %s, password: %s}", d.MasterUser, d.MasterPassword),
-		master:  []string{"-master", d.MasterUser, "-pass", d.MasterPassword},
-		fetched: func(u string) int { return d.Fetched(t, u).Bodies },
+		login:  fmt.Sprintf("{mode: master, user: %s, password: %s}", d.MasterUser, d.MasterPassword),
+		master: []string{"-master", d.MasterUser, "-pass", d.MasterPassword},
 	}
 }
 
@@ -121,18 +118,6 @@ func (f *farm) users() []string {
 		all = append(all, s.users...)
 	}
 	return all
-}
-
-// home is the store of a user before the move.
-func (f *farm) home(user string) *oldStore {
-	for _, s := range f.stores {
-		for _, u := range s.users {
-			if u == user {
-				return s
-			}
-		}
-	}
-	return nil
 }
 
 // config writes the node's configuration: the farm's directory, its old stores
