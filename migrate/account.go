@@ -51,6 +51,8 @@ type box struct {
 	firstRecent uint32
 	sum         [32]byte // of the source's UIDs and flags
 	summed      bool     // sum belongs to the counters above
+	listed      bool     // sum, or ledger, comes of a full listing and of no delta
+	ledger      *ledger  // nil: not known, or the mailbox has no modseqs
 	sealed      bool     // with these counters, and not reopened since
 	skipped     map[imap.UID]string
 	notes       map[string]Exception

@@ -70,7 +70,25 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 		return false, nil
 	}
 	b.count = d.Count
+	b.account(ch)
 	return true, a.seal(ctx, b, sel, ch.fresh)
+}
+
+// account carries the source's own sum on over a delta, so that a hold need not
+// list the mailbox. The sum is known when the ledger counts what the store does;
+// otherwise a listing tells it.
+func (b *box) account(ch *changes) {
+	b.listed = false
+	if b.ledger == nil {
+		return
+	}
+	b.ledger.apply(ch)
+	sum, count := b.ledger.without(b.skipped)
+	if b.ledger.broken || count != b.count || len(b.ledger.entries) != int(b.total()) {
+		b.ledger = nil
+		return
+	}
+	b.sum, b.summed = sum, true
 }
 
 // total counts the source's messages as last seen, those we skip included.
@@ -194,7 +212,10 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 		l.entries = slices.DeleteFunc(l.entries, func(e entry) bool { return dropped[e.uid] })
 	}
 	b.sum, b.count = l.sum(b.skipped)
-	b.summed = true
+	b.summed, b.listed, b.ledger = true, true, nil
+	if sel.HighestModSeq > 0 {
+		b.ledger = newLedger(l)
+	}
 	return a.seal(ctx, b, sel, l)
 }
 

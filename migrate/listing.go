@@ -119,6 +119,14 @@ func (l *listing) sum(skip map[imap.UID]string) (sum [32]byte, count uint32) {
 	return sum, count
 }
 
+// modseq is the highest of any message; 0 without modseqs.
+func (l *listing) modseq() (highest uint64) {
+	for i := range l.entries {
+		highest = max(highest, l.entries[i].modseq)
+	}
+	return highest
+}
+
 func (l *listing) highest() imap.UID {
 	if len(l.entries) == 0 {
 		return 0

@@ -115,12 +115,17 @@ func (b *box) sameStatus(p planned) error {
 	return nil
 }
 
-// sumAhead lists, before the hold, what compare would have to list in it. A
-// mailbox that changes meanwhile is left for the hold.
+// sumAhead lists, before the hold, what compare would have to list in it, and
+// every mailbox whose sum was carried on by deltas: what the hold proves stands
+// on a full listing that is no older than the hold's slot. A mailbox that
+// changes meanwhile costs the hold its delta, or a listing without modseqs.
 func (a *account) sumAhead(ctx context.Context) error {
 	for _, name := range a.names() {
 		b := a.boxes[name]
-		if err := a.sumSource(ctx, b); err != nil && !backend.IsKind(err, backend.KindConflict) {
+		if b.hollow || b.summed && b.listed {
+			continue
+		}
+		if err := a.relist(ctx, b); err != nil && !backend.IsKind(err, backend.KindConflict) {
 			if brokenBy(err) {
 				a.drop()
 			}
@@ -130,11 +135,24 @@ func (a *account) sumAhead(ctx context.Context) error {
 	return nil
 }
 
-// sumSource lists UIDs and flags of a mailbox whose sum is not known.
+// sumSource lists UIDs and flags of a mailbox whose sum is not known; it has to
+// be as the last pass left it.
 func (a *account) sumSource(ctx context.Context, b *box) error {
 	if b.summed {
 		return nil
 	}
+	if err := a.relist(ctx, b); err != nil {
+		return err
+	}
+	if !b.summed {
+		return errDiffers(b.shown, "changed between status and listing")
+	}
+	return nil
+}
+
+// relist makes the ledger anew of a full listing, and the sum when the mailbox
+// is as the last pass left it.
+func (a *account) relist(ctx context.Context, b *box) error {
 	c, err := a.connected(ctx)
 	if err != nil {
 		return err
@@ -143,19 +161,33 @@ func (a *account) sumSource(ctx context.Context, b *box) error {
 	if err != nil {
 		return err
 	}
-	if sel.UIDValidity != b.validity || sel.HighestModSeq != b.modseq {
+	same := sel.HighestModSeq == b.modseq
+	if sel.UIDValidity != b.validity || !same && b.modseq == 0 {
 		return errDiffers(b.shown, "changed between status and listing")
 	}
 	l, err := list(ctx, c, sel, &a.flags, "")
 	if err != nil {
 		return err
 	}
-	var count uint32
-	b.sum, count = l.sum(b.skipped)
+	sum, count := l.sum(b.skipped)
 	if count != b.count {
-		return errDiffers(b.shown, "%d messages listed, %d copied", count, b.count)
+		if b.modseq == 0 {
+			return errDiffers(b.shown, "%d messages listed, %d copied", count, b.count)
+		}
+		same = false
 	}
-	b.summed = true
+	same = same && l.modseq() <= sel.HighestModSeq // else it changed while it was listed
+	if same && b.summed && sum != b.sum {          // the store's deltas left something out
+		a.log.Warn("a listing contradicts the changes that the old store told", "mailbox", b.shown)
+		b.modseq = 0 // the next pass compares message by message
+	}
+	b.listed, b.summed, b.ledger = true, same, nil
+	if same {
+		b.sum = sum
+	}
+	if b.modseq > 0 {
+		b.ledger = newLedger(l)
+	}
 	return nil
 }
 
