@@ -49,7 +49,7 @@ func serve(t testing.TB, play func(*script)) *backend.Store {
 	port := ln.Addr().(*net.TCPAddr).Port
 	return &backend.Store{
 		Name: "old", Type: backend.StoreGeneric, Address: "127.0.0.1", TLS: backend.TLSNone,
-		Ports: map[backend.Protocol]int{backend.IMAP: port, backend.LMTP: port},
+		Ports: map[backend.Protocol]int{backend.IMAP: port, backend.LMTP: port, backend.POP3: port, backend.ManageSieve: port},
 	}
 }
 
