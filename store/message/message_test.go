@@ -29,6 +29,40 @@ func TestBlobBringsBackTheStructure(t *testing.T) {
 	}
 }
 
+// TestStructureOfPieces: a message written at once, most of which the parser
+// passes over in bulk, has the structure that single octets give.
+func TestStructureOfPieces(t *testing.T) {
+	parts := "--b\nContent-Type: text/html\n\n- dash\n\n-\n--\nx\n\n\n--b\n\n--b--\n-- \nepilogue\n"
+	for _, m := range append(oddMessages, "Content-Type: multipart/mixed; boundary=b\n\n"+parts, "Subject: x\n\n"+parts) {
+		for _, text := range []string{m, strings.ReplaceAll(m, "\n", "\r\n"), m + strings.Repeat("word\n", 20000)} {
+			whole, single := NewParser(), NewParser()
+			whole.Write([]byte(text))
+			for i := range len(text) {
+				single.Write([]byte(text[i : i+1]))
+			}
+			if diff := cmp.Diff(single.Finish(), whole.Finish()); diff != "" {
+				t.Errorf("%.200q: %s", text, diff)
+			}
+		}
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	text := []byte("From: Anna <anna@example.org>\r\nTo: Bert <bert@example.org>\r\nSubject: Hello\r\nMessage-ID: <1@x>\r\n" +
+		"Date: Mon, 2 Mar 2026 10:00:00 +0100\r\nMIME-Version: 1.0\r\nContent-Type: multipart/alternative; boundary=abc\r\n\r\n" +
+		"--abc\r\nContent-Type: text/plain\r\n\r\n" + strings.Repeat("a line of text as long as lines of text usually are\r\n", 100) +
+		"--abc\r\nContent-Type: text/html\r\n\r\n" + strings.Repeat("<p>a line of text as long as lines usually are</p>\r\n", 200) + "--abc--\r\n")
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		p := NewParser()
+		p.Write(text)
+		if _, err := p.Finish().MarshalBinary(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	p := NewParser()
 	line := []byte(strings.Repeat("x", 1<<20))

@@ -110,6 +110,10 @@ func (p *Parser) begin(part *Part, parent *open) {
 func (p *Parser) Write(b []byte) (int, error) {
 	n := len(b)
 	for len(b) > 0 {
+		if k := p.skipBody(b); k > 0 {
+			b = b[k:]
+			continue
+		}
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {
 			p.keep(b)
@@ -126,6 +130,31 @@ func (p *Parser) Write(b []byte) (int, error) {
 		b = b[i+1:]
 	}
 	return n, nil
+}
+
+// skipBody passes over the whole lines at the start of b that are a body's text
+// and cannot be boundaries, and returns their length. Most of a message is such.
+func (p *Parser) skipBody(b []byte) int {
+	if p.inHeader || p.lineLen > 0 || len(p.bound) > 0 && b[0] == '-' {
+		return 0
+	}
+	i := -1
+	if len(p.bound) > 0 {
+		i = bytes.Index(b, []byte("\n-"))
+	}
+	if i < 0 {
+		i = bytes.LastIndexByte(b, '\n')
+	}
+	if i < 0 {
+		return 0
+	}
+	p.lf += int64(bytes.Count(b[:i+1], []byte("\n")))
+	p.off += int64(i + 1)
+	p.prevNL = 1
+	if i > 0 && b[i-1] == '\r' {
+		p.prevNL = 2
+	}
+	return i + 1
 }
 
 // keep collects a line that is not complete, as far as it is looked at.
