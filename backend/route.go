@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"iter"
+	"slices"
 )
 
 // Protocol names a protocol of mail access or delivery.
@@ -137,13 +138,30 @@ type Entry struct {
 	// Store is a configured store's name, or an address that a configured
 	// store without address serves. Empty: the directory knows the user but
 	// not the store; only a placement can route them.
-	Store    string
+	Store string
+	// Host is the address to dial at a Store that serves any host; empty: Store
+	// says it all. Ports are those of this user's server, where they differ
+	// from the store's; nil: they do not.
+	Host  string
+	Ports map[Protocol]int
+	// Quota is the room in bytes that the directory grants; 0: it says nothing.
+	Quota int64
+	// Services are the protocols that the user may use; nil: all. Ask Allows.
+	Services []Protocol
 	Disabled bool
+	// Reason says why the user is disabled, for the log alone.
+	Reason string
 	// CheckPassword: the directory checks passwords (Directory.Authenticate);
 	// false: the store does.
 	CheckPassword bool
 	// Recipients: further addresses that deliver to this user; may be empty.
 	Recipients []string
+}
+
+// Allows reports whether the user may log in by p. Deliveries (LMTP) are not a
+// service that can be taken away.
+func (e *Entry) Allows(p Protocol) bool {
+	return e.Services == nil || p == LMTP || slices.Contains(e.Services, p)
 }
 
 // Route is a resolved way to a user's mailbox.

@@ -43,6 +43,14 @@ type LDAPOptions struct {
 	DefaultStore string
 	// CheckPassword: passwords are checked by a bind as the user.
 	CheckPassword bool
+	// FollowReferrals: other servers that an answer names are asked, too, one
+	// step far, as the same identity and never with less TLS. Otherwise they
+	// are ignored, and a server that answers with nothing else cannot tell.
+	FollowReferrals bool
+	// RememberPasswords is how long a password that a server accepted counts
+	// while no server answers; 0: none is remembered. Its argon2id hash is
+	// kept in memory alone.
+	RememberPasswords time.Duration
 	// WriteDN and WritePassword rewrite the store attribute; WriteDN empty:
 	// SetStore is refused with KindPermission.
 	WriteDN       string
@@ -54,17 +62,10 @@ type LDAPOptions struct {
 	ConnectTimeout time.Duration
 	RequestTimeout time.Duration
 	// Dial opens TCP connections; nil: a net.Dialer.
-	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Now is the clock of what is remembered; nil: time.Now.
+	Now    func() time.Time
 	Logger *slog.Logger
-}
-
-// LDAPAttributes map an LDAP entry to ours.
-type LDAPAttributes struct {
-	User     string // canonical name, exactly one value; default "uid"
-	Store    string // store name or address, at most one value; default "mailHost"
-	Disabled string // a true value (TRUE, yes, 1, disabled) locks the user out; empty: none
-	// Recipients is a multi-valued attribute with further addresses; empty: none.
-	Recipients string
 }
 
 // LDAP is the driver for LDAP directories. It also implements RouteWriter and
@@ -73,6 +74,23 @@ type LDAP struct {
 	o       LDAPOptions
 	log     *slog.Logger
 	servers []*ldapServer
+	form    form
+	known   *verified // nil: passwords are not remembered
+}
+
+// form is what one kind of LDAP directory does in its own way.
+type form interface {
+	// find is the filter for the entry of a name, with the name escaped. none:
+	// nobody can have that name here.
+	find(ctx context.Context, name string) (filter string, none bool, err error)
+	// tested are the attributes that find compares with names or parts of them.
+	tested() []string
+	// further attributes that refine needs; refine may change what was mapped.
+	further() []string
+	refine(in *ldap.Entry, e *backend.Entry)
+	// bindError says what a failed bind as the user means: refused with a
+	// reason for the log, or (reason nil) that the server did not answer.
+	bindError(err error) (reason error)
 }
 
 // lookupLimit bounds every call of a driver and of the Chain: connect, TLS,
@@ -95,7 +113,14 @@ func NewLDAP(o LDAPOptions) (*LDAP, error) {
 	if o.ListFilter == "" {
 		o.ListFilter = listFilter(o.Filter)
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	d := &LDAP{o: o, log: o.Logger.With("directory", o.Name)}
+	d.form = generic{d}
+	if o.RememberPasswords > 0 {
+		d.known = newVerified(o.RememberPasswords, o.Now)
+	}
 	var errs []error
 	if len(o.Servers) == 0 {
 		errs = append(errs, errors.New("no servers"))
@@ -139,6 +164,7 @@ func (d *LDAP) Name() string { return d.o.Name }
 
 // Close ends all connections and probes.
 func (d *LDAP) Close() error {
+	d.known.close()
 	for _, s := range d.servers {
 		s.close()
 	}
@@ -151,86 +177,72 @@ func (d *LDAP) filter(name string) string {
 	return strings.NewReplacer("{user}", esc(name), "{local}", esc(local), "{domain}", esc(domain)).Replace(d.o.Filter)
 }
 
-func (d *LDAP) attributes() []string {
-	a := d.o.Attributes
-	out := []string{a.User, a.Store}
-	for _, s := range []string{a.Disabled, a.Recipients} {
-		if s != "" {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
 // Lookup implements backend.Directory.
 func (d *LDAP) Lookup(ctx context.Context, name string) (backend.Entry, error) {
+	in, err := d.find(ctx, name)
+	if err != nil {
+		return backend.Entry{}, err
+	}
+	return d.entry(in)
+}
+
+// find returns the one entry of a name, or why there is none.
+func (d *LDAP) find(ctx context.Context, name string) (*ldap.Entry, error) {
 	if !validName(name) {
-		return backend.Entry{}, notFound(d.o.Name, name)
+		return nil, notFound(d.o.Name, name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
 	defer cancel()
+	filter, none, err := d.form.find(ctx, name)
+	switch {
+	case err != nil:
+		return nil, d.unavailable(err)
+	case none:
+		return nil, notFound(d.o.Name, name)
+	}
+	found, err := d.searchOne(ctx, filter)
+	switch {
+	case err != nil:
+		return nil, d.unavailable(err)
+	case len(found) == 0:
+		return nil, notFound(d.o.Name, name)
+	case len(found) > 1:
+		return nil, d.ambiguous(name, found[0].DN, found[1].DN)
+	}
+	return found[0], nil
+}
+
+func (d *LDAP) ambiguous(name, one, other string) error {
+	return backend.Errorf(backend.KindConflict, "", "directory %s: more than one entry for %q: %s, %s", d.o.Name, name, one, other)
+}
+
+// searchOne looks for one entry; it returns up to two, which is one too many.
+func (d *LDAP) searchOne(ctx context.Context, filter string) (found []*ldap.Entry, err error) {
 	req := &ldap.SearchRequest{
 		BaseDN: d.o.Base, Scope: ldap.ScopeWholeSubtree, DerefAliases: ldap.NeverDerefAliases,
 		SizeLimit:  2, // enough to see that there is more than one
 		TimeLimit:  max(1, int(d.o.RequestTimeout/time.Second)),
-		Filter:     d.filter(name),
+		Filter:     filter,
 		Attributes: d.attributes(),
 	}
-	var found []*ldap.Entry
-	err := d.try(ctx, searchIdentity, func(c *ldap.Conn) error {
-		res, err := c.Search(req)
-		if res != nil {
-			found = res.Entries
+	err = d.each(ctx, func(s *ldapServer) (bool, error) {
+		var refs []string
+		err := s.do(ctx, searchIdentity, func(c *ldap.Conn) error {
+			found, refs, err = searchReferred(c, req)
+			if d.o.FollowReferrals && ldap.IsErrorWithCode(err, ldap.LDAPResultReferral) {
+				refs = referredBy(err)
+				return nil
+			}
+			return err
+		})
+		if err != nil || !d.o.FollowReferrals {
+			return false, err
 		}
-		if ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) && len(found) > 1 {
-			return nil
-		}
-		return err
+		more, err := s.follow(ctx, refs, req)
+		found = append(found, more...)
+		return false, err
 	})
-	switch {
-	case err != nil:
-		return backend.Entry{}, d.unavailable(err)
-	case len(found) == 0:
-		return backend.Entry{}, notFound(d.o.Name, name)
-	case len(found) > 1:
-		return backend.Entry{}, backend.Errorf(backend.KindConflict, "", "directory %s: more than one entry for %q: %s, %s",
-			d.o.Name, name, found[0].DN, found[1].DN)
-	}
-	return d.entry(found[0])
-}
-
-// entry maps what was found. Attributes are as untrusted as any input: control
-// characters and ambiguous values are refused.
-func (d *LDAP) entry(in *ldap.Entry) (backend.Entry, error) {
-	a := d.o.Attributes
-	e := backend.Entry{Directory: d.o.Name, ID: in.DN, CheckPassword: d.o.CheckPassword}
-	users, stores := in.GetEqualFoldAttributeValues(a.User), in.GetEqualFoldAttributeValues(a.Store)
-	if len(users) != 1 || !validName(users[0]) {
-		return e, backend.Errorf(backend.KindConflict, "", "directory %s: %s: attribute %s: want one usable value, have %q", d.o.Name, in.DN, a.User, users)
-	}
-	if len(stores) > 1 || len(stores) == 1 && !validName(stores[0]) {
-		return e, backend.Errorf(backend.KindConflict, "", "directory %s: %s: attribute %s: want one usable value, have %q", d.o.Name, in.DN, a.Store, stores)
-	}
-	e.User, e.Store = users[0], d.o.DefaultStore
-	if len(stores) == 1 {
-		e.Store = stores[0]
-	}
-	if a.Disabled != "" {
-		e.Disabled = truth(in.GetEqualFoldAttributeValue(a.Disabled))
-	}
-	if a.Recipients != "" {
-		e.Recipients = in.GetEqualFoldAttributeValues(a.Recipients)
-	}
-	return e, nil
-}
-
-// truth reads the words that directories use for a lock.
-func truth(s string) bool {
-	switch strings.ToLower(strings.TrimSpace(s)) {
-	case "true", "yes", "y", "1", "on", "disabled", "inactive", "locked", "deleted":
-		return true
-	}
-	return false
+	return found, err
 }
 
 func (d *LDAP) unavailable(err error) error {

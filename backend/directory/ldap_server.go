@@ -257,6 +257,9 @@ func (s *ldapServer) open(ctx context.Context, raw net.Conn, id identity) (*ldap
 	}
 	if err := bind(c.Conn, dn, password); err != nil {
 		c.close()
+		if ldap.IsErrorWithCode(err, ldap.LDAPResultStrongAuthRequired) {
+			err = fmt.Errorf("the server refuses passwords without TLS, use ldaps:// or starttls: %w", err)
+		}
 		return nil, fmt.Errorf("bind as %s: %w", dn, err)
 	}
 	return c, nil

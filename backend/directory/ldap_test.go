@@ -76,6 +76,8 @@ type gate struct {
 	to    string
 	conns []net.Conn
 	dials int
+	// through opens connections; nil: a net.Dialer
+	through func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -97,7 +99,11 @@ func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, err
 		}()
 		return here, nil
 	}
-	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	through := g.through
+	if through == nil {
+		through = new(net.Dialer).DialContext
+	}
+	c, err := through(ctx, network, address)
 	if err == nil {
 		g.conns = append(g.conns, c)
 	}

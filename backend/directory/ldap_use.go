@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -22,23 +23,47 @@ func (d *LDAP) Authenticate(ctx context.Context, e backend.Entry, password backe
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
 	defer cancel()
-	refused := false
+	guard, _ := d.form.(shield)
+	if guard != nil {
+		if why := guard.shielded(e.ID); why != nil {
+			return refused(d.o.Name, e.User, why)
+		}
+	}
+	var reason error
 	err := d.try(ctx, verifyIdentity, func(c *ldap.Conn) error {
 		err := c.Bind(e.ID, password.Reveal())
-		refused = ldap.IsErrorAnyOf(err, ldap.LDAPResultInvalidCredentials, ldap.LDAPResultInappropriateAuthentication,
-			ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax, ldap.LDAPResultConstraintViolation)
-		if refused {
+		if err == nil {
+			return nil
+		}
+		if reason = d.form.bindError(err); reason != nil {
 			return nil
 		}
 		return err
 	})
-	if err != nil {
+	if guard != nil && err == nil {
+		guard.outcome(e.ID, reason)
+	}
+	switch {
+	case err != nil && d.known.matches(e.ID, password):
+		d.log.Warn("directory cannot tell, a password that it accepted before is taken", "user", e.User, "error", err)
+		return nil
+	case err != nil:
 		return d.unavailable(err)
+	case reason != nil:
+		d.known.forget(e.ID)
+		return refused(d.o.Name, e.User, reason)
 	}
-	if refused {
-		return wrongPassword(d.o.Name, e.User)
-	}
+	d.known.remember(e.ID, password)
 	return nil
+}
+
+// errWrongPassword is the reason of a refused bind that has no other.
+var errWrongPassword = errors.New("wrong password")
+
+// refused is the answer to a wrong password and to an account that may not log
+// in; clients cannot tell these apart, the log can.
+func refused(directory, user string, reason error) error {
+	return &backend.Error{Kind: backend.KindAuthentication, Err: fmt.Errorf("directory %s: %q is refused: %w", directory, user, reason)}
 }
 
 // AuthenticateNobody does the work of a failing Authenticate, so that unknown

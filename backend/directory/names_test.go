@@ -26,7 +26,7 @@ func popmapFile(t *testing.T, content string) *File {
 func TestPopmap(t *testing.T) {
 	f := popmapFile(t, "anna:otto@10.0.0.1:1143\nbernd:old1\n\nnothing\n#carla:old2:x\nbernd:old9\n@example.org:[::1]:143\n")
 	for name, want := range map[string][2]string{
-		"anna": {"otto", "10.0.0.1:1143"}, "bernd": {"bernd", "old1"}, "#carla": {"#carla", "old2:x"}, "@example.org": {"@example.org", "::1:143"},
+		"anna": {"otto", "10.0.0.1:1143"}, "bernd": {"bernd", "old1"}, "#carla": {"#carla", "old2:x"}, "@example.org": {"@example.org", "[::1]:143"},
 	} {
 		e, err := f.Lookup(t.Context(), name)
 		if err != nil || e.User != want[0] || e.Store != want[1] || e.CheckPassword {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net"
 	"strings"
 
 	"mailferry/backend"
@@ -22,7 +23,7 @@ func (l PopmapLine) Store() string {
 	if l.Port == "" {
 		return l.Host
 	}
-	return l.Host + ":" + l.Port
+	return net.JoinHostPort(l.Host, l.Port)
 }
 
 // ParsePopmap reads a popmap as Perdition's makegdbm does: no comments, the key

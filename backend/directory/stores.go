@@ -59,6 +59,20 @@ func (s *Stores) Find(name string) (st *backend.Store, host string, err error) {
 	return nil, "", backend.Errorf(backend.KindUnavailable, "", "no configured store is called %q or has that address", name)
 }
 
+// FindEntry is Find for what a directory says of a user: Entry.Host is dialled
+// at a store that serves any host. A host that is not the store's own address
+// is KindUnavailable.
+func (s *Stores) FindEntry(e backend.Entry) (st *backend.Store, host string, err error) {
+	if e.Host == "" {
+		return s.Find(e.Store)
+	}
+	st = s.byName[e.Store]
+	if st == nil || st.Local() || !plausibleHost(e.Host) || st.Address != "" && fold(st.Address) != fold(e.Host) {
+		return nil, "", backend.Errorf(backend.KindUnavailable, "", "store %q does not serve the host %q", e.Store, e.Host)
+	}
+	return st, e.Host, nil
+}
+
 // plausibleHost keeps paths, ports, control characters and the like out of a
 // dialled address.
 func plausibleHost(s string) bool {
