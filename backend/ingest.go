@@ -23,6 +23,9 @@ type Importer interface {
 // ImportOptions are the user's world at the old store, kept for ever after.
 type ImportOptions struct {
 	Namespace Namespace
+	// UIDLFormat is the pattern of the POP3 ids of messages for which none is
+	// given; empty: as it was.
+	UIDLFormat UIDLFormat
 }
 
 // Import is one user's running import. Safe for concurrent use.
@@ -86,6 +89,21 @@ type MailboxImport interface {
 	Messages(ctx context.Context) iter.Seq2[ImportedMessage, error]
 }
 
+// POP3Import is a MailboxImport that takes POP3 identities apart from the
+// messages: often they are known only when those have been filed.
+type POP3Import interface {
+	// SetPOP3 replaces the POP3 identity of messages that are there; unknown
+	// UIDs are left out. It may be called before and after Seal.
+	SetPOP3(ctx context.Context, ids []ImportPOP3) error
+}
+
+// ImportPOP3 is what POP3 shows of a message.
+type ImportPOP3 struct {
+	UID   imap.UID
+	UIDL  string // opaque octets; empty: made by the user's UIDLFormat
+	Order uint32 // place in the maildrop, from 1; 0: behind all others, by UID
+}
+
 // ImportMessage is one message with its old identity.
 type ImportMessage struct {
 	UID          imap.UID
@@ -93,7 +111,7 @@ type ImportMessage struct {
 	InternalDate time.Time
 	SaveDate     time.Time // zero: unknown
 	Flags        []imap.Flag
-	UIDL         string // POP3; empty: the store's own form
+	UIDL         string // POP3; empty: made by the user's UIDLFormat
 	Body         Body
 }
 

@@ -138,7 +138,7 @@ func (b *box) copies(target *box, found []entry, now int64) ([]*messageRecord, e
 	out := make([]*messageRecord, len(found))
 	for i, f := range found {
 		r := *f.rec
-		r.Saved, r.UIDL = now, ""
+		r.Saved, r.UIDL, r.POP3Order = now, "", 0
 		if len(r.Flags.Keywords) > 0 && target != b {
 			flags, err := target.intern(b.show(r.Flags))
 			if err != nil {

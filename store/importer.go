@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"iter"
 
@@ -19,6 +20,9 @@ type importer struct{ store *Store }
 // a message may be imported: the empty mailboxes make way.
 func (i importer) Import(ctx context.Context, user string, o backend.ImportOptions) (backend.Import, error) {
 	s := i.store
+	if !o.UIDLFormat.Valid() {
+		return nil, backend.Errorf(backend.KindInvalid, "", "import: UIDL format %q", o.UIDLFormat)
+	}
 	u, err := s.importUser(ctx, user, o)
 	if err != nil {
 		return nil, err
@@ -35,9 +39,10 @@ func (i importer) Import(ctx context.Context, user string, o backend.ImportOptio
 	if open := d.bool(); !open {
 		return imp, d.end() // activated already: only Activate and Reopen make sense
 	}
-	if u.State != UserImporting || u.Namespace != o.Namespace {
+	if u.State != UserImporting || u.Namespace != o.Namespace || o.UIDLFormat != "" && u.UIDLFormat != o.UIDLFormat {
 		imp.user, err = s.setUser(ctx, u.Name, func(u *User) error {
 			u.State, u.Namespace = UserImporting, o.Namespace
+			u.UIDLFormat = cmp.Or(o.UIDLFormat, u.UIDLFormat)
 			return nil
 		})
 	}
@@ -48,7 +53,7 @@ func (i importer) Import(ctx context.Context, user string, o backend.ImportOptio
 func (s *Store) importUser(ctx context.Context, name string, o backend.ImportOptions) (User, error) {
 	u, err := s.readUser(ctx, name)
 	if backend.IsKind(err, backend.KindNotFound) {
-		u, err = s.addUser(ctx, User{Name: name, Namespace: o.Namespace, State: UserImporting})
+		u, err = s.addUser(ctx, User{Name: name, Namespace: o.Namespace, UIDLFormat: o.UIDLFormat, State: UserImporting})
 		if backend.IsKind(err, backend.KindExists) {
 			u, err = s.readUser(ctx, name) // another import was faster
 		}

@@ -41,6 +41,7 @@ const (
 	cmdImportSeal      = 37
 	cmdImportActivate  = 38
 	cmdImportReopen    = 39
+	cmdImportPOP3      = 40
 )
 
 // handler applies one kind of command. It refuses with a backend.Error before
@@ -110,6 +111,8 @@ func importHandlers(cmd byte) handler {
 		return applyImportActivate
 	case cmdImportReopen:
 		return applyImportReopen
+	case cmdImportPOP3:
+		return applyImportPOP3
 	}
 	return nil
 }

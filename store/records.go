@@ -151,6 +151,9 @@ type messageRecord struct {
 	Body     engine.BodyID
 	UIDL     string
 	HasExtra bool // there is a structure blob
+	// POP3Order is the place in the maildrop at the store the message came
+	// from, 0: none. It was added later: a record without it ends before it.
+	POP3Order uint32
 }
 
 func (r *messageRecord) encode() []byte {
@@ -166,6 +169,9 @@ func (r *messageRecord) encode() []byte {
 	e.uint(uint64(r.Body))
 	e.string(r.UIDL)
 	e.bool(r.HasExtra)
+	if r.POP3Order != 0 {
+		e.uint(uint64(r.POP3Order))
+	}
 	return e.b
 }
 
@@ -176,5 +182,8 @@ func decodeMessage(b []byte) (*messageRecord, error) {
 	}
 	r := &messageRecord{ModSeq: d.uint(), Created: d.uint(), Flags: d.flags(), Date: d.stamp(), Saved: d.int(),
 		Size: d.int(), Digest: d.sum(), Body: engine.BodyID(d.uint()), UIDL: d.string(), HasExtra: d.bool()}
+	if len(d.b) > 0 {
+		r.POP3Order = d.uint32()
+	}
 	return r, d.end()
 }

@@ -23,7 +23,7 @@ type Message struct {
 	Size         int64
 	Digest       [32]byte // SHA-256 of the octets
 	Body         engine.BodyID
-	UIDL         string // POP3; empty: the store's own form
+	UIDL         string // POP3; empty: made by the user's UIDLFormat
 	Recent       bool   // not claimed yet, see Account.ClaimRecent
 }
 

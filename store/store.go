@@ -33,6 +33,7 @@ type Store struct {
 	rand   io.Reader
 	users  *userCache
 	meters *meters
+	drops  maildropLocks
 }
 
 // New returns a Store over an engine that runs NewMachine().

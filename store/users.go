@@ -33,6 +33,8 @@ type User struct {
 	Admin        bool
 	State        UserState
 	Aliases      []string // further addresses that deliver to the user
+	// UIDLFormat makes the POP3 ids of messages that have none stored.
+	UIDLFormat backend.UIDLFormat
 
 	revision uint64 // of the record, for UpdateUser
 }

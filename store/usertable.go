@@ -22,16 +22,24 @@ func (e *encoder) user(u *User) {
 	e.bool(u.Admin)
 	e.byte(byte(u.State))
 	encodeStrings(e, u.Aliases)
+	if u.UIDLFormat != "" { // added later: a record without it ends before it
+		e.string(string(u.UIDLFormat))
+	}
 }
 
+// user reads a record, which is the last of what the decoder holds.
 func (d *decoder) user() User {
 	if d.byte() != recordFormat {
 		d.fail()
 	}
-	return User{ID: d.uint(), revision: d.uint(), Name: d.string(), Shard: engine.ShardID(d.uint32()),
+	u := User{ID: d.uint(), revision: d.uint(), Name: d.string(), Shard: engine.ShardID(d.uint32()),
 		Namespace:    backend.Namespace{Prefix: d.string(), Delimiter: d.string()},
 		PasswordHash: d.string(), Disabled: d.bool(), Admin: d.bool(), State: UserState(d.byte()),
 		Aliases: d.strings()}
+	if len(d.b) > 0 {
+		u.UIDLFormat = backend.UIDLFormat(d.string())
+	}
+	return u
 }
 
 // findUser reads the record of a name or an alias.
