@@ -191,7 +191,7 @@ func (a *App) makeDirectories(c *config.Config) (_ *generation, err error) {
 		if lister, ok := d.(backend.UserLister); ok && c.Directories[i].Type == config.DirectoryLDAP {
 			g.filter = append(g.filter, lister)
 		}
-		list = append(list, named(d, c.Directories[i].Names))
+		list = append(list, underNames(d, c.Directories[i].Names))
 	}
 	g.chain, err = directory.NewChain(directory.ChainOptions{Directories: list, TTL: c.Cache.For, NegativeTTL: c.Cache.Misses,
 		StaleFor: c.Cache.Stale, Logger: a.log.With("part", "directory"), Registry: replacing{a.o.Registry}})
@@ -207,12 +207,18 @@ func (a *App) makeDirectory(c *config.Directory) (backend.Directory, error) {
 		return directory.NewFile(directory.FileOptions{Name: c.Name, Path: c.Path, Popmap: c.Format == config.FormatPopmap,
 			Delimiter: delimiter(c.Names), DefaultStore: c.Store,
 			StoreChecks: c.Passwords == config.PasswordsPass, Write: c.Writable, Logger: log})
+	case config.DirectoryRegex:
+		o := directory.RegexOptions{Name: c.Name, DefaultStore: c.Store}
+		for _, r := range c.Rules {
+			o.Rules = append(o.Rules, directory.RegexRule(r))
+		}
+		return directory.NewRegex(o)
 	}
 	return makeLDAP(c, log)
 }
 
-// named puts the configured names before a directory.
-func named(d backend.Directory, n *config.Names) backend.Directory {
+// underNames puts the configured names before a directory.
+func underNames(d backend.Directory, n *config.Names) backend.Directory {
 	if n == nil {
 		return d
 	}

@@ -97,7 +97,7 @@ type Limits struct {
 // Directory is a source of users. Which keys apply depends on the type.
 type Directory struct {
 	Name         string        `mapstructure:"name" doc:"Name, for logs and explain." required:"true"`
-	Type         string        `mapstructure:"type" doc:"local (our own table of users), ldap or file." required:"true"`
+	Type         string        `mapstructure:"type" doc:"local (our own table of users), ldap, file or regex (rules)." required:"true"`
 	Store        string        `mapstructure:"store" doc:"The store of users for whom the directory names none. Type local: the store of type local."`
 	Servers      []string      `mapstructure:"servers" doc:"ldap: URLs (ldap:// or ldaps://), asked in order, with fail-over and return."`
 	StartTLS     bool          `mapstructure:"starttls" doc:"ldap: upgrade ldap:// connections to TLS and refuse servers that cannot." default:"false"`
@@ -112,10 +112,18 @@ type Directory struct {
 	Path         string        `mapstructure:"path" doc:"file: one user a line, as written in docs/operations.md; read again when it changes."`
 	Format       string        `mapstructure:"format" doc:"file: popmap, for lines key:[user@]host[:port] as Perdition has them; the store is then called host, or host:port. Default: by the file's name."`
 	Writable     bool          `mapstructure:"writable" doc:"file: a flip rewrites the user's store there." default:"false"`
+	Rules        []Rule        `mapstructure:"rules" doc:"regex: the first rule that matches the name decides."`
 	Names        *Names        `mapstructure:"names" doc:"By which names the directory is asked, and with which one the user logs in to the store. Default: the name as given, and the directory's."`
 	Passwords    string        `mapstructure:"passwords" doc:"Who checks passwords: bind (the directory) or pass (the store). Default: bind for ldap and local, for file the directory where it has a hash."`
 	Timeout      time.Duration `mapstructure:"timeout" doc:"ldap: limit of one request." default:"3s"`
 	Connections  int           `mapstructure:"connections" doc:"ldap: connections kept to a server." default:"8"`
+}
+
+// Rule routes names that match a pattern.
+type Rule struct {
+	Match string `mapstructure:"match" doc:"Regular expression (RE2) for the whole name." required:"true"`
+	User  string `mapstructure:"user" doc:"The user's canonical name; ${1} is the first group, $$ a dollar. Default: the name as it is."`
+	Store string `mapstructure:"store" doc:"The user's store, by name or address, with groups as above. Default: the store of the directory."`
 }
 
 // Cache says how long answers of directories are remembered.

@@ -49,7 +49,7 @@ func besideFile(c *Config, r *report) {
 }
 
 func completeDirectory(c *Config, d *Directory) {
-	if d.Passwords == "" && d.Type != DirectoryFile {
+	if d.Passwords == "" && d.Type != DirectoryFile && d.Type != DirectoryRegex {
 		d.Passwords = PasswordsBind
 	}
 	if d.Type == DirectoryLocal && d.Store == "" {

@@ -41,6 +41,12 @@ func checkNameRules(d *Directory, key string, r *report) {
 	if d.Format != "" && (d.Type != DirectoryFile || d.Writable) {
 		r.add(key+".format", "is for directories of type file that are not writable")
 	}
+	if (d.Type == DirectoryRegex) != (len(d.Rules) > 0) {
+		r.add(key+".rules", "are for directories of type regex, which need one or more")
+	}
+	if d.Type == DirectoryRegex && d.Passwords == PasswordsBind {
+		r.add(key+".passwords", "rules know no passwords: the store checks them")
+	}
 	n := d.Names
 	if n == nil {
 		return

@@ -18,6 +18,7 @@ const (
 	DirectoryLocal = "local"
 	DirectoryLDAP  = "ldap"
 	DirectoryFile  = "file"
+	DirectoryRegex = "regex"
 
 	PasswordsBind = "bind"
 	PasswordsPass = "pass"
@@ -25,9 +26,9 @@ const (
 
 var (
 	roles          = []Role{RoleProxy, RoleStore, RoleIngress, RoleMigrate}
-	directoryTypes = []string{DirectoryLocal, DirectoryLDAP, DirectoryFile}
+	directoryTypes = []string{DirectoryLocal, DirectoryLDAP, DirectoryFile, DirectoryRegex}
 	// laterDirectories are words of the configuration that this version cannot serve.
-	laterDirectories = []string{"ad", "regex", "http"}
+	laterDirectories = []string{"ad", "http"}
 	storeTypes       = []backend.StoreType{backend.StoreLocal, backend.StoreCyrus, backend.StoreDovecot, backend.StoreCourier,
 		backend.StoreAxigen, backend.StoreExchange, backend.StoreGmail, backend.StoreGeneric}
 	tlsModes      = []backend.TLSMode{backend.TLSStartTLS, backend.TLSImplicit, backend.TLSNone}
