@@ -24,6 +24,7 @@ type front struct {
 	deadline time.Time // of the login
 	commands int
 	failures int
+	name     string // of POP3's USER
 }
 
 // Accept errors back off from 5 ms to 1 s, as net/http does.
@@ -147,7 +148,7 @@ func (f *front) run() (*session, []byte) {
 func (f *front) admitted(s *session, c credentials, begin time.Time) (*session, []byte) {
 	f.c.SetTimeout(0)
 	s.clientW.Lock()
-	err := f.proto.welcome(f, c, s.tr.policy)
+	err := f.proto.welcome(f, c, s)
 	s.clientW.Unlock()
 	if err != nil {
 		s.cut()

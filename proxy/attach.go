@@ -19,9 +19,8 @@ import (
 func (s *session) attach(route backend.Route) reason {
 	s.mu.Lock()
 	why := s.tr.verdict()
-	rest := s.tr.frozen
-	bare := !s.tr.sel.on && len(s.tr.enabled) == 0
-	cmd := s.tr.resumeCommand()
+	rest := s.tr.resting()
+	cmd, tag, bare := s.tr.resume()
 	s.mu.Unlock()
 	switch {
 	case why != "":
@@ -35,14 +34,18 @@ func (s *session) attach(route backend.Route) reason {
 	}
 	ctx, cancel := context.WithTimeout(s.p.ctx, s.p.o.AttachLimit)
 	defer cancel()
-	b, err := s.p.o.Connector.Connect(ctx, ConnectRequest{Route: route, Protocol: backend.IMAP,
+	b, err := s.p.o.Connector.Connect(ctx, ConnectRequest{Route: route, Protocol: s.proto.name,
 		Password: s.password, Client: s.client.RemoteAddr(), Session: s.id})
 	if err != nil {
 		s.log.Warn("new store cannot be reached", "store", route.Store.Name, "error", err)
 		return reasonConnect
 	}
-	if route.Store.Local() {
-		if b.Buffered, err = resume(ctx, b, cmd, s.tr.tag+"r"); err != nil {
+	if !s.tr.fits(b.Caps) {
+		b.Close()
+		return reasonForeign
+	}
+	if route.Store.Local() && cmd != nil {
+		if b.Buffered, err = resume(ctx, b, cmd, tag); err != nil {
 			b.Close()
 			s.log.Warn("new store refuses to resume", "store", route.Store.Name, "error", err)
 			if errors.Is(err, errCannot) {
@@ -58,7 +61,7 @@ func (s *session) attach(route backend.Route) reason {
 func (s *session) replace(b BackendConn, route backend.Route) reason {
 	var out output
 	s.mu.Lock()
-	if s.closing || !s.tr.frozen {
+	if s.closing || !s.tr.resting() {
 		s.mu.Unlock()
 		b.Close()
 		return reasonOldClosed

@@ -15,7 +15,7 @@ type RemoteConnector struct {
 	Logger *slog.Logger
 }
 
-// Connect implements Connector for IMAP.
+// Connect implements Connector.
 func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (BackendConn, error) {
 	st := *r.Route.Store
 	switch {
@@ -26,13 +26,27 @@ func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (Backend
 			return BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "store %s wants the user's own password", st.Name)
 		}
 	}
-	conn, err := remote.DialIMAP(ctx, remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User,
-		Password: r.Password, Dial: c.Dial, Logger: c.Logger})
+	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Dial: c.Dial, Logger: c.Logger}
+	switch r.Protocol {
+	case backend.POP3:
+		return detachText(remote.DialPOP3(ctx, t))
+	case backend.ManageSieve:
+		return detachText(remote.DialManageSieve(ctx, t))
+	}
+	conn, err := remote.DialIMAP(ctx, t)
 	if err != nil {
 		return BackendConn{}, err
 	}
 	nc, buffered, caps := conn.Detach()
 	return BackendConn{Conn: nc, Buffered: buffered, Caps: caps}, nil
+}
+
+func detachText(conn *remote.TextConn, err error) (BackendConn, error) {
+	if err != nil {
+		return BackendConn{}, err
+	}
+	nc, buffered := conn.Detach()
+	return BackendConn{Conn: nc, Buffered: buffered, Caps: conn.Caps()}, nil
 }
 
 // delegated reports whether a session can log in at st without the user's

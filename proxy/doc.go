@@ -7,10 +7,12 @@
 // The life of a session, file by file:
 //
 //	accept.go    listeners, limits, TLS
-//	imap.go      the dialogue before login, as a table of commands
+//	protocol.go  what a protocol has of its own; imap.go and pop3.go are such tables
+//	sasl.go      authentication and STARTTLS, as all protocols do them
 //	login.go     directory, placement, hold, password, backend connection
-//	relay.go     two goroutines that carry octets through the tracker
-//	tracker*.go  what is known of the session: pure, no I/O, no clock
+//	relay.go     two goroutines that carry octets through the framing
+//	framing.go   what is known of the session: pure, no I/O, no clock;
+//	             tracker*.go for IMAP, lines.go for protocols of command lines
 //	hold.go      a user's hold: freeze, confirm, attach or resume, report
 //	attach.go    one session's way to another store
 //	lmtp*.go     deliveries, by recipient

@@ -314,6 +314,12 @@ type world struct {
 // inWorld runs a test in a bubble; nothing may be left running.
 func inWorld(t *testing.T, change func(*Options), run func(*world)) {
 	t.Helper()
+	inWorldOf(t, &imap, change, run)
+}
+
+// inWorldOf is inWorld for any protocol.
+func inWorldOf(t *testing.T, proto *protocol, change func(*Options), run func(*world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, dir: newDirectory(), ps: newPlacements(), l: newPipeListener(),
 			con: &connector{conns: make(chan *peer, 100), caps: testCaps}}
@@ -329,7 +335,7 @@ func inWorld(t *testing.T, change func(*Options), run func(*world)) {
 		}
 		w.p = p
 		served := make(chan error, 1)
-		go func() { served <- p.ServeIMAP(w.l, false) }()
+		go func() { served <- p.serveProtocol(w.l, proto, false) }()
 		defer w.end(served)
 		run(w)
 	})

@@ -72,13 +72,16 @@ func (s *session) freeze() (closing reason, refused string, gone bool) {
 		return "", "", true
 	}
 	s.frozen, s.held = rest, time.Now()
+	if s.tr.stays() && s.refusals+1 >= refusalsBeforeBye {
+		s.tr.stop() // it has had its time to end by itself
+	}
 	s.tr.hold(&out)
 	l := s.leg
 	s.mu.Unlock()
 	s.carryOut(l, &out)
 	if !s.restsIn(rest, s.p.o.CommandLimit) {
 		s.mu.Lock()
-		late := s.late()
+		late := s.tr.late()
 		s.mu.Unlock()
 		if late != "" {
 			return s.refuse(late)
@@ -93,18 +96,40 @@ func (s *session) freeze() (closing reason, refused string, gone bool) {
 	if s.closing {
 		return "", "", true
 	}
+	if s.tr.stays() {
+		s.part()
+		return "", "", true
+	}
 	s.refusals = 0
 	return s.tr.verdict(), "", false
+}
+
+// part closes a session at rest that a move cannot wait for, and returns when
+// the store has ended it: what a store does at the end of a session is done
+// then. The caller holds mu.
+func (s *session) part() {
+	ended := make(chan struct{})
+	s.frozen = ended
+	l := s.leg
+	s.mu.Unlock()
+	s.p.metrics.closes.WithLabelValues(string(reasonTransaction)).Inc()
+	s.log.Info("session closed for a move", "reason", reasonTransaction)
+	s.lockClient()
+	write(s.client.Conn, closeLimit, [][]byte{[]byte(s.proto.goodbye("UNAVAILABLE", "Your mailbox is being moved, please log in again"))})
+	s.clientW.Unlock()
+	closeWrite(l.Conn)
+	if !s.restsIn(ended, closeLimit) {
+		l.Close()
+		<-s.done
+	}
+	s.mu.Lock()
 }
 
 // openStep names the step that is open.
 func (s *session) openStep() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tr.fetching {
-		return "FETCH (UID)"
-	}
-	return "DONE"
+	return s.tr.openStep()
 }
 
 func (s *session) restsIn(rest <-chan struct{}, limit time.Duration) bool {
@@ -116,21 +141,6 @@ func (s *session) restsIn(rest <-chan struct{}, limit time.Duration) bool {
 	case <-timer.C:
 		return false
 	}
-}
-
-// late names the client's command that is not done, if it is that. The caller
-// holds mu.
-func (s *session) late() string {
-	t := s.tr
-	switch {
-	case len(t.flight) > 0:
-		return t.flight[0].verb
-	case t.up.state != upCommand:
-		return t.up.cmd.verb
-	case t.idle == idleAsked, t.idle == idleDone:
-		return "IDLE"
-	}
-	return ""
 }
 
 // refuse counts a hold that this session has spoilt. At the third one the

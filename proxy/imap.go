@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,30 @@ var imap = protocol{
 		f.c.WriteString("* BYE " + text + "\r\n")
 		_ = f.c.Flush()
 	},
+	follow: func(f *front, r backend.Route, target string, b BackendConn) framing {
+		return &tracker{policy: f.p.profiles.policy(r.Store, target, b.Caps), tag: "mf" + f.id}
+	},
+	goodbye: func(code, text string) string {
+		if code == codeBad {
+			return "* BAD " + text + "\r\n* BYE Too many errors\r\n"
+		}
+		return "* BYE [" + code + "] " + text + "\r\n"
+	},
+	say:       sayIMAP,
+	challenge: func(text string) string { return "+ " + text + "\r\n" },
+	response:  (*front).saslLine,
+	unknown:   errNotIMAP,
+}
+
+func sayIMAP(tag string, r reply) string {
+	return tag + " " + map[reply]string{
+		replyNeedsTLS:  "NO [PRIVACYREQUIRED] TLS is required to log in",
+		replyMechanism: "NO [CANNOT] Unsupported mechanism",
+		replyInvalid:   "BAD Invalid response",
+		replyNoTLS:     "BAD STARTTLS is not available",
+		replyBeginTLS:  "OK Begin TLS",
+		replyBehindTLS: "BAD Data behind STARTTLS",
+	}[r] + "\r\n"
 }
 
 // maxCommands bounds the commands of a connection that does not log in,
@@ -45,7 +70,7 @@ func (f *front) capabilities() string {
 		caps += " STARTTLS"
 	}
 	if f.mayLogin() {
-		return caps + " AUTH=PLAIN"
+		return caps + " AUTH=" + strings.Join(f.mechanisms(), " AUTH=")
 	}
 	return caps + " LOGINDISABLED"
 }
@@ -176,27 +201,12 @@ func imapID(_ context.Context, f *front, tag string) (credentials, bool, error) 
 	return credentials{}, false, f.answer(tag, "* ID (\"name\" \"mailferry\")\r\n", "OK done")
 }
 
-// imapStartTLS switches to TLS. Octets that came in clear behind the command
-// end the connection: they may be anybody's.
+// imapStartTLS reads STARTTLS.
 func imapStartTLS(ctx context.Context, f *front, tag string) (credentials, bool, error) {
 	if !f.d.ExpectEnd() {
 		return credentials{}, false, nil
 	}
-	if !f.offersTLS() {
-		return credentials{}, false, f.answer(tag, "", "BAD STARTTLS is not available")
-	}
-	ctx, cancel := context.WithTimeout(ctx, f.p.o.HandshakeLimit)
-	defer cancel()
-	err := f.c.StartTLSServer(ctx, f.p.tlsFor(f.proto), tag+" OK Begin TLS\r\n")
-	if errors.Is(err, line.ErrEarlyData) {
-		_ = f.answer(tag, "", "BAD Data behind STARTTLS")
-		f.proto.bye(f, "Protocol error")
-	}
-	if err != nil {
-		f.log.Debug("TLS handshake failed", "error", err)
-		return credentials{}, false, errQuit
-	}
-	return credentials{}, false, nil
+	return credentials{}, false, f.startTLS(ctx, tag)
 }
 
 // imapLogin reads LOGIN.
@@ -212,13 +222,8 @@ func imapLogin(_ context.Context, f *front, tag string) (credentials, bool, erro
 	return credentials{tag, user, backend.Secret(password)}, true, nil
 }
 
-func (f *front) needsTLS(tag string) error {
-	f.p.metrics.logins.WithLabelValues("cleartext").Inc()
-	return f.answer(tag, "", "NO [PRIVACYREQUIRED] TLS is required to log in")
-}
-
-// imapAuthenticate reads AUTHENTICATE PLAIN, with and without an initial
-// response (RFC 4959).
+// imapAuthenticate reads AUTHENTICATE, with and without an initial response
+// (RFC 4959).
 func imapAuthenticate(_ context.Context, f *front, tag string) (credentials, bool, error) {
 	var mechanism string
 	d := f.d
@@ -226,52 +231,13 @@ func imapAuthenticate(_ context.Context, f *front, tag string) (credentials, boo
 		d.Fail("Mechanism expected")
 		return credentials{}, false, nil
 	}
-	if !f.mayLogin() {
-		return credentials{}, false, f.needsTLS(tag)
-	}
-	if mechanism != "PLAIN" {
-		return credentials{}, false, f.answer(tag, "", "NO [CANNOT] Unsupported mechanism")
-	}
-	var l []byte
+	var initial []byte
 	if d.SP() {
-		l = d.Rest()
+		initial = bytes.Clone(d.Rest())
 	} else if !d.ExpectEnd() {
 		return credentials{}, false, nil
-	} else {
-		f.c.WriteString("+ \r\n")
-		err := f.c.Flush()
-		if err == nil {
-			l, err = f.c.ReadLine(line.PreLogin.Line)
-		}
-		if errors.Is(err, line.ErrLineTooLong) {
-			f.proto.bye(f, "Response is too long")
-		}
-		if err != nil {
-			return credentials{}, false, errQuit
-		}
 	}
-	msg, err := line.DecodeSASL(l)
-	if err != nil {
-		return credentials{}, false, f.answer(tag, "", "BAD Invalid response")
-	}
-	user, password, err := plainCredentials(msg)
-	if err != nil {
-		return credentials{}, false, f.answer(tag, "", "BAD Invalid response")
-	}
-	return credentials{tag, user, backend.Secret(password)}, true, nil
-}
-
-// plainCredentials cuts RFC 4616's message. Acting for somebody else is not
-// offered: such a name is made one that nobody has.
-func plainCredentials(msg []byte) (user, password string, err error) {
-	parts := strings.Split(string(msg), "\x00")
-	if len(parts) != 3 || parts[1] == "" {
-		return "", "", line.ErrSASL
-	}
-	if parts[0] != "" && parts[0] != parts[1] {
-		return "", parts[2], nil
-	}
-	return parts[1], parts[2], nil
+	return f.sasl(tag, mechanism, initial)
 }
 
 // refuseIMAP keeps the connection open, for another try. Unknown users, wrong
@@ -282,10 +248,14 @@ func refuseIMAP(f *front, c credentials, o outcome) error {
 		return f.answer(c.tag, "", "NO [AUTHENTICATIONFAILED] Authentication failed")
 	case outcomeHeld:
 		return f.answer(c.tag, "", "NO [UNAVAILABLE] The mailbox is being moved, please try again")
+	case outcomeInUse:
+		return f.answer(c.tag, "", "NO [INUSE] The mailbox is in use")
+	case outcomeNoService:
+		return f.answer(c.tag, "", "NO [UNAVAILABLE] IMAP is not available for this mailbox now")
 	}
 	return f.answer(c.tag, "", fmt.Sprintf("NO [UNAVAILABLE] Temporary failure, please try again (%s)", f.id))
 }
 
-func welcomeIMAP(f *front, c credentials, pol *policy) error {
-	return f.answer(c.tag, "", "OK [CAPABILITY "+pol.list()+"] Logged in")
+func welcomeIMAP(f *front, c credentials, s *session) error {
+	return f.answer(c.tag, "", "OK [CAPABILITY "+s.tr.(*tracker).policy.list()+"] Logged in")
 }

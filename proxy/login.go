@@ -94,6 +94,10 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, passwor
 		return nil, errRerouted
 	case backend.IsKind(err, backend.KindAuthentication) && !entry.CheckPassword:
 		return nil, denied(err)
+	case backend.IsKind(err, backend.KindConflict):
+		return nil, &loginError{outcomeInUse, err}
+	case errors.Is(err, ErrNoService):
+		return nil, &loginError{outcomeNoService, err}
 	case err != nil:
 		return nil, unavailable(err)
 	}
@@ -102,7 +106,7 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, passwor
 		target = pl.Target
 	}
 	nc, _ := f.c.Hijack()
-	s := newSession(p, f.id, nc, b, route, p.profiles.policy(route.Store, target, b.Caps))
+	s := newSession(f, nc, b, route, f.proto.follow(f, route, target, b))
 	if !delegated(route.Store) || !entry.CheckPassword && p.keepsPasswords(route.Store) {
 		s.password = password
 	}

@@ -49,9 +49,14 @@ type ConnectRequest struct {
 	Session       string   // id of the session, for logs on both sides
 }
 
+// ErrNoService is within a Connector's error when the user's store does not
+// serve the protocol at all.
+var ErrNoService = errors.New("the store does not serve this protocol")
+
 // Connector opens backend connections. Errors: KindAuthentication (with
 // CheckPassword: the client's password is wrong; else our own credentials
-// are), KindTemporary, KindUnavailable. It must end soon after ctx does.
+// are), KindConflict (another session has the mailbox for itself),
+// KindTemporary, KindUnavailable. It must end soon after ctx does.
 type Connector interface {
 	Connect(ctx context.Context, r ConnectRequest) (BackendConn, error)
 }

@@ -57,11 +57,20 @@ func New(o Options) (*Proxy, error) {
 // ServeIMAP accepts IMAP clients on l until Shutdown, which closes l; then it
 // returns nil. implicitTLS: TLS from the first octet.
 func (p *Proxy) ServeIMAP(l net.Listener, implicitTLS bool) error {
+	return p.serveProtocol(l, &imap, implicitTLS)
+}
+
+// ServePOP3 is ServeIMAP for POP3.
+func (p *Proxy) ServePOP3(l net.Listener, implicitTLS bool) error {
+	return p.serveProtocol(l, &pop3, implicitTLS)
+}
+
+func (p *Proxy) serveProtocol(l net.Listener, proto *protocol, implicitTLS bool) error {
 	if implicitTLS && p.o.TLS == nil {
 		l.Close()
 		return errors.New("proxy: implicit TLS without certificates")
 	}
-	return p.serve(l, func(nc net.Conn) { p.handle(nc, &imap, implicitTLS) })
+	return p.serve(l, func(nc net.Conn) { p.handle(nc, proto, implicitTLS) })
 }
 
 // tlsFor is the TLS configuration for a protocol. The protocol's name is
@@ -140,12 +149,10 @@ func (p *Proxy) Sessions() []SessionInfo {
 func (s *session) info() SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := SessionInfo{ID: s.id, User: s.user, Protocol: backend.IMAP, Client: s.client.RemoteAddr().String(),
-		Store: s.route.Store.Name, Host: s.route.Host, Since: s.started, Idle: s.tr.idle != idleOff,
-		Held: !s.held.IsZero(), Unattachable: string(s.tr.attachable())}
-	if s.tr.sel.on {
-		i.Mailbox = string(s.tr.sel.mailbox)
-	}
+	i := SessionInfo{ID: s.id, User: s.user, Protocol: s.proto.name, Client: s.client.RemoteAddr().String(),
+		Store: s.route.Store.Name, Host: s.route.Host, Since: s.started,
+		Held: !s.held.IsZero(), Unattachable: string(s.tr.outlook())}
+	s.tr.describe(&i)
 	return i
 }
 
@@ -206,7 +213,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 // farewell says BYE once the commands in flight are answered, or ctx ends.
 func (s *session) farewell(ctx context.Context) {
 	s.mu.Lock()
-	s.tr.ending = true
+	s.tr.stop()
 	var quiet chan struct{}
 	if !s.tr.quiet() && !s.closing {
 		quiet = make(chan struct{})

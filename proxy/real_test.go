@@ -21,7 +21,8 @@ type realStore struct {
 func realDovecot(t *testing.T) realStore {
 	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{})
 	return realStore{user: "anna", addr: d.IMAP, store: &backend.Store{Name: "old", Type: backend.StoreDovecot, Address: "localhost",
-		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, d.IMAP)}, TLSConfig: d.CA.Client(),
+		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, d.IMAP), backend.POP3: portOf(t, d.POP3),
+			backend.ManageSieve: portOf(t, d.Sieve)}, TLSConfig: d.CA.Client(),
 		Login: backend.Login{Mode: backend.LoginMaster, User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)}}}
 }
 
@@ -29,7 +30,8 @@ func realCyrus(t *testing.T) realStore {
 	c := mailtest.StartCyrus(t, mailtest.CyrusOptions{})
 	c.AddUsers(t, "anna")
 	return realStore{user: "anna", addr: c.IMAP, store: &backend.Store{Name: "old", Type: backend.StoreCyrus, Address: "localhost",
-		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, c.IMAP)}, TLSConfig: c.CA.Client(),
+		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, c.IMAP), backend.POP3: portOf(t, c.POP3),
+			backend.ManageSieve: portOf(t, c.Sieve)}, TLSConfig: c.CA.Client(),
 		Login: backend.Login{Mode: backend.LoginAuthzid, User: c.Admin, Secret: backend.Secret(c.AdminPassword)}}}
 }
 
@@ -76,7 +78,7 @@ func TestHoldOnRealStores(t *testing.T) {
 			}
 			for _, s := range p.reg.all(r.user) {
 				s.mu.Lock()
-				cmd := string(s.tr.resumeCommand())
+				cmd := string(s.tr.(*tracker).resumeCommand())
 				s.mu.Unlock()
 				if !strings.Contains(cmd, " VIEW 1,3,5") || !strings.Contains(uids, "1 3 5") {
 					t.Errorf("the mailbox has %q, the view is %q", uids, cmd)
@@ -95,8 +97,30 @@ func TestHoldOnRealStores(t *testing.T) {
 	}
 }
 
-// serveReal serves a proxy on a socket.
+// serveReal serves a proxy for IMAP on a socket.
 func serveReal(t *testing.T, o Options) (*Proxy, string) {
+	t.Helper()
+	return serveRealOf(t, &imap, o)
+}
+
+// dialReal connects to a proxy for proto in front of the store, on a socket.
+func (r realStore) dialReal(t *testing.T, proto *protocol) *peer {
+	t.Helper()
+	all := testStores()
+	all["old"] = r.store
+	_, addr := serveRealOf(t, proto, Options{Stores: all, Connector: RemoteConnector{}, Directory: newDirectory()})
+	return dialPeer(t, addr)
+}
+
+func (r realStore) dialPOP3(t *testing.T) *peer {
+	t.Helper()
+	c := r.dialReal(t, &pop3)
+	c.expect("+OK")
+	return c
+}
+
+// serveRealOf serves a proxy on a socket.
+func serveRealOf(t *testing.T, proto *protocol, o Options) (*Proxy, string) {
 	t.Helper()
 	o.FailureDelay = -1
 	p, err := New(o)
@@ -108,7 +132,7 @@ func serveReal(t *testing.T, o Options) (*Proxy, string) {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- p.ServeIMAP(l, false) }()
+	go func() { served <- p.serveProtocol(l, proto, false) }()
 	t.Cleanup(func() {
 		if err := p.Shutdown(t.Context()); err != nil {
 			_ = err // the context of a test is over in its clean-up: connections are cut

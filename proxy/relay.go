@@ -17,6 +17,9 @@ const (
 	closeLimit = time.Second // for last words, and for the last octets of the other side
 )
 
+// codeBad tells a client that breaks the protocol goodbye.
+const codeBad = "BAD"
+
 // leg is one backend connection of a session.
 type leg struct {
 	net.Conn
@@ -27,6 +30,7 @@ type leg struct {
 // up, from client to backend, and down. A user's hold acts on it from a third.
 type session struct {
 	p        *Proxy
+	proto    *protocol
 	id       string
 	user     string
 	client   wakeReader
@@ -43,7 +47,7 @@ type session struct {
 	backendW sync.Mutex
 
 	mu       sync.Mutex
-	tr       *tracker
+	tr       framing
 	leg      *leg
 	route    backend.Route
 	closing  bool          // the client hears nothing more from the backend
@@ -55,10 +59,10 @@ type session struct {
 	done chan struct{} // closed when the session has ended
 }
 
-func newSession(p *Proxy, id string, client net.Conn, b BackendConn, route backend.Route, pol *policy) *session {
-	return &session{p: p, id: id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
-		log: p.log.With("session", id, "user", route.User), route: route,
-		tr:   &tracker{policy: pol, tag: "mf" + id},
+func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, tr framing) *session {
+	return &session{p: f.p, proto: f.proto, id: f.id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
+		log: f.p.log.With("session", f.id, "user", route.User), route: route,
+		tr:   tr,
 		leg:  &leg{Conn: b.Conn, pre: b.Buffered},
 		done: make(chan struct{})}
 }
@@ -82,12 +86,12 @@ func (s *session) up() {
 	for {
 		more, err := s.feedUp()
 		if err != nil {
-			s.bye("BAD", err.Error())
+			s.bye(codeBad, err.Error())
 			break
 		}
 		p, full := s.upBuf.space()
 		if full && more {
-			s.bye("BAD", errLineTooLong.Error())
+			s.bye(codeBad, errLineTooLong.Error())
 			break
 		}
 		if full { // blocked, and as much is held as may be
@@ -134,7 +138,7 @@ func (s *session) feedUp() (more bool, err error) {
 		return true, nil
 	}
 	n, more := s.tr.fromClient(s.upBuf.bytes(), out)
-	l, inject := s.leg, len(s.tr.inject) > 0
+	l, inject := s.leg, s.tr.injects()
 	s.mu.Unlock()
 	s.carryOut(l, out)
 	s.upBuf.drop(n)
@@ -163,7 +167,7 @@ func (s *session) flushInject() {
 func (s *session) clientDone() bool {
 	for {
 		s.mu.Lock()
-		held, closing, l := s.tr.gated, s.closing, s.leg
+		held, closing, l := s.tr.gate(), s.closing, s.leg
 		s.mu.Unlock()
 		left := len(s.upBuf.bytes()) > 0
 		if closing || held && !left {
@@ -219,7 +223,7 @@ func (s *session) downLeg(l *leg) error {
 		}
 		p, full := s.downBuf.space()
 		if full {
-			return errNotIMAP
+			return s.proto.unknown
 		}
 		n, err := l.Read(p)
 		s.downBuf.filled(n)
@@ -296,14 +300,14 @@ func (s *session) backendGone(err error) {
 	s.clientW.Lock()
 	s.mu.Lock()
 	silent := s.closing
-	unsaid := s.tr.boundary() && !s.tr.said && !s.tr.logout && len(s.downBuf.bytes()) == 0
+	unsaid := s.tr.boundary() && !s.tr.ended() && len(s.downBuf.bytes()) == 0
 	s.closing = true
 	s.release()
 	s.mu.Unlock()
 	if !silent {
 		s.toClient(s.downBuf.bytes())
 		if unsaid {
-			s.toClient([]byte("* BYE [UNAVAILABLE] The mail store has closed the connection\r\n"))
+			s.toClient([]byte(s.proto.goodbye("UNAVAILABLE", "The mail store has closed the connection")))
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			s.log.Debug("backend connection failed", "error", err)
@@ -327,8 +331,8 @@ func (s *session) release() {
 }
 
 // bye says goodbye at a boundary and ends the session, within little more than
-// closeLimit. code is BYE's response code, or "BAD" for a client that broke the
-// protocol. It does not wait for the session's end.
+// closeLimit. code is BYE's response code, or codeBad for a client that broke
+// the protocol. It does not wait for the session's end.
 func (s *session) bye(code, text string) {
 	s.mu.Lock()
 	s.closing = true // nothing of the backend any more
@@ -340,11 +344,7 @@ func (s *session) bye(code, text string) {
 	ok := s.tr.boundary()
 	s.mu.Unlock()
 	if ok {
-		msg := "* BYE [" + code + "] " + text + "\r\n"
-		if code == "BAD" {
-			msg = "* BAD " + text + "\r\n* BYE Too many errors\r\n"
-		}
-		write(s.client.Conn, closeLimit, [][]byte{[]byte(msg)})
+		write(s.client.Conn, closeLimit, [][]byte{[]byte(s.proto.goodbye(code, text))})
 	}
 	s.clientW.Unlock()
 	l.Close()

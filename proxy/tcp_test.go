@@ -17,6 +17,11 @@ import (
 // and full buffers are what they are.
 func onSockets(t testing.TB, o Options, implicit bool) (addr string, con *connector, p *Proxy) {
 	t.Helper()
+	return onSocketsOf(t, &imap, o, implicit)
+}
+
+func onSocketsOf(t testing.TB, proto *protocol, o Options, implicit bool) (addr string, con *connector, p *Proxy) {
+	t.Helper()
 	con = &connector{conns: make(chan *peer, 100), caps: testCaps}
 	o.Directory, o.Stores, o.FailureDelay = newDirectory(), testStores(), -1
 	if o.Connector == nil {
@@ -31,7 +36,7 @@ func onSockets(t testing.TB, o Options, implicit bool) (addr string, con *connec
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- p.ServeIMAP(l, implicit) }()
+	go func() { served <- p.serveProtocol(l, proto, implicit) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

@@ -129,21 +129,22 @@ func (o *output) reset() {
 type reason string
 
 const (
-	reasonNotify    reason = "notify"             // NOTIFY is in use
-	reasonContext   reason = "search-context"     // SEARCH RETURN (UPDATE) is in use
-	reasonSaved     reason = "saved-search"       // "$" holds a result that the old store did not tell
-	reasonEnabled   reason = "enabled-feature"    // an ENABLEd feature that RESUME does not know
-	reasonLanguage  reason = "language"           // LANGUAGE or COMPARATOR was used
-	reasonLogout    reason = "logout"             // the session is ending anyway
-	reasonValidity  reason = "no-uidvalidity"     // the store gave none for the selected mailbox
-	reasonView      reason = "view-unknown"       // the old store did not tell the UIDs, or contradicted itself
-	reasonViewSize  reason = "view-too-large"     // more than 65,536 ranges of UIDs
-	reasonBusy      reason = "busy"               // a command ran for too long at the third hold
-	reasonRefused   reason = "refused-by-store"   // the new store answered NO to RESUME
-	reasonConnect   reason = "store-unreachable"  // no connection or login at the new store
-	reasonForeign   reason = "foreign-store"      // the new store has no RESUME
-	reasonNoSecret  reason = "no-delegated-login" // the new store wants the user's own password
-	reasonOldClosed reason = "old-store-closed"   // the old store closed during the hold
+	reasonNotify      reason = "notify"             // NOTIFY is in use
+	reasonContext     reason = "search-context"     // SEARCH RETURN (UPDATE) is in use
+	reasonSaved       reason = "saved-search"       // "$" holds a result that the old store did not tell
+	reasonEnabled     reason = "enabled-feature"    // an ENABLEd feature that RESUME does not know
+	reasonLanguage    reason = "language"           // LANGUAGE or COMPARATOR was used
+	reasonLogout      reason = "logout"             // the session is ending anyway
+	reasonValidity    reason = "no-uidvalidity"     // the store gave none for the selected mailbox
+	reasonView        reason = "view-unknown"       // the old store did not tell the UIDs, or contradicted itself
+	reasonViewSize    reason = "view-too-large"     // more than 65,536 ranges of UIDs
+	reasonBusy        reason = "busy"               // a command ran for too long at the third hold
+	reasonRefused     reason = "refused-by-store"   // the new store answered NO to RESUME
+	reasonConnect     reason = "store-unreachable"  // no connection or login at the new store
+	reasonForeign     reason = "foreign-store"      // the new store has no RESUME
+	reasonNoSecret    reason = "no-delegated-login" // the new store wants the user's own password
+	reasonTransaction reason = "pop3-transaction"   // a POP3 session has not ended by itself at the third hold
+	reasonOldClosed   reason = "old-store-closed"   // the old store closed during the hold
 )
 
 // attachable returns why not, or nothing.

@@ -39,7 +39,7 @@ func (a *App) buildMail(ctx context.Context) error {
 	return nil
 }
 
-// buildProxy makes the front: IMAP and LMTP.
+// buildProxy makes the front: its listeners and its ways to the stores.
 func (a *App) buildProxy(host string) (err error) {
 	if !a.conf.HasRole(config.RoleProxy) {
 		return nil
@@ -68,11 +68,15 @@ func (a *App) buildProxy(host string) (err error) {
 	}
 	a.inward = newPipeListener()
 	p := part{name: "proxy", serve: untilDone, stop: a.proxy.Shutdown}
-	for _, l := range a.listeners["imap"] {
-		p.also = append(p.also, func() error { return a.proxy.ServeIMAP(l, false) })
-	}
-	for _, l := range a.listeners["imaps"] {
-		p.also = append(p.also, func() error { return a.proxy.ServeIMAP(l, true) })
+	for name, serve := range map[string]func(net.Listener) error{
+		"imap":  func(l net.Listener) error { return a.proxy.ServeIMAP(l, false) },
+		"imaps": func(l net.Listener) error { return a.proxy.ServeIMAP(l, true) },
+		"pop3":  func(l net.Listener) error { return a.proxy.ServePOP3(l, false) },
+		"pop3s": func(l net.Listener) error { return a.proxy.ServePOP3(l, true) },
+	} {
+		for _, l := range a.listeners[name] {
+			p.also = append(p.also, func() error { return serve(l) })
+		}
 	}
 	for _, l := range append(a.listeners["lmtp"], a.inward) {
 		p.also = append(p.also, func() error { return a.proxy.ServeLMTP(l) })
@@ -116,6 +120,9 @@ func (c connector) Connect(ctx context.Context, r proxy.ConnectRequest) (proxy.B
 	}
 	if c.local == nil {
 		return proxy.BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "this node has not the role store")
+	}
+	if r.Protocol != backend.IMAP {
+		return proxy.BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "%w: our own store has no %s", proxy.ErrNoService, r.Protocol)
 	}
 	return c.local.connect(ctx, r)
 }
