@@ -16,7 +16,6 @@ type Append struct {
 	Flags        []imap.Flag
 	InternalDate time.Time // zero: now
 	Body         engine.StagedBody
-	Structure    []byte // opaque, kept with the message, at most MaxStructure octets; may be nil
 }
 
 // Appended is where a message went.
@@ -26,10 +25,9 @@ type Appended struct {
 	ModSeq      uint64
 }
 
-// NewBody begins a body for Append.
+// NewBody begins a body for Append. Its structure is kept with the message.
 func (a *Account) NewBody(ctx context.Context) (engine.BodyWriter, error) {
-	w, err := a.shard.NewBody(ctx)
-	return w, engineError(err)
+	return newBody(ctx, a.shard)
 }
 
 // Append files messages, all of one mailbox, all or none (RFC 3502), durable
@@ -74,7 +72,7 @@ func (a *Account) encodeAppend(msgs []Append) (*encoder, error) {
 	e.int(now.Unix())
 	e.uint(uint64(len(msgs)))
 	for _, m := range msgs {
-		if m.Mailbox != msgs[0].Mailbox || len(m.Structure) > MaxStructure {
+		if m.Mailbox != msgs[0].Mailbox {
 			return nil, backend.NewError(backend.KindInvalid, "not one append")
 		}
 		if err := checkFlags(m.Flags); err != nil {
@@ -88,7 +86,11 @@ func (a *Account) encodeAppend(msgs []Append) (*encoder, error) {
 		e.stamp(stampOf(date))
 		e.int(m.Body.Size())
 		e.sum(m.Body.Digest())
-		e.bytes(m.Structure)
+		structure := structureOf(m.Body)
+		if len(e.b)+len(structure) > putOctets {
+			structure = nil // many messages at once: parsed when asked for
+		}
+		e.bytes(structure)
 	}
 	return e, nil
 }

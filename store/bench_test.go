@@ -43,6 +43,8 @@ func mailText(size int) []byte {
 		words[i] = fmt.Sprintf("%x", rnd.Uint32())[:2+rnd.IntN(6)]
 	}
 	var text bytes.Buffer
+	text.WriteString("From: Anna <anna@example.org>\r\nTo: Bert <bert@example.org>\r\nSubject: Hello\r\nMessage-ID: <1@example.org>\r\n" +
+		"Date: Mon, 2 Mar 2026 10:00:00 +0100\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n")
 	for text.Len() < size {
 		text.WriteString(words[rnd.IntN(len(words))])
 		text.WriteByte(" \n"[rnd.IntN(10)/9])

@@ -7,16 +7,17 @@ import (
 
 	"mailferry/backend"
 	"mailferry/cluster/engine"
+	"mailferry/store/message"
 )
 
-// NewBody begins a body in a shard, for Delivery.Body.
+// NewBody begins a body in a shard, for Delivery.Body. Its structure is kept
+// with the message.
 func (s *Store) NewBody(ctx context.Context, id engine.ShardID) (engine.BodyWriter, error) {
 	sh, err := s.shard(id)
 	if err != nil {
 		return nil, err
 	}
-	w, err := sh.NewBody(ctx)
-	return w, engineError(err)
+	return newBody(ctx, sh)
 }
 
 // Recipient names the user that an address delivers to: by name, by alias, or
@@ -45,7 +46,7 @@ func (s *Store) Recipient(ctx context.Context, address string) (user string, err
 // all of them wrap its error. The sender of the envelope is not used.
 func (s *Store) DeliverStream(ctx context.Context, _ string, users []string, body io.Reader) []error {
 	errs := make([]error, len(users))
-	fan := &bodyFan{bodies: make(map[engine.ShardID]*fanBody)}
+	fan := &bodyFan{bodies: make(map[engine.ShardID]*fanBody), parser: message.NewParser()}
 	defer fan.abort()
 	groups := s.group(ctx, users, errs)
 	for _, g := range groups {
@@ -62,6 +63,7 @@ func (s *Store) DeliverStream(ctx context.Context, _ string, users []string, bod
 		}
 		return errs
 	}
+	fan.structure = structureBlob(fan.parser)
 	s.deliverGroups(ctx, Delivery{ID: s.NewDeliveryID(), Body: fan.stage}, groups, errs)
 	return errs
 }
@@ -69,7 +71,9 @@ func (s *Store) DeliverStream(ctx context.Context, _ string, users []string, bod
 // bodyFan writes a message into several shards at once. A shard that fails
 // drops out; the others go on.
 type bodyFan struct {
-	bodies map[engine.ShardID]*fanBody
+	bodies    map[engine.ShardID]*fanBody
+	parser    *message.Parser
+	structure []byte // for all shards, once everything is written
 }
 
 type fanBody struct {
@@ -83,6 +87,7 @@ func (f *bodyFan) Write(p []byte) (int, error) {
 			_, b.err = b.w.Write(p)
 		}
 	}
+	f.parser.Write(p)
 	return len(p), nil
 }
 
@@ -92,7 +97,11 @@ func (f *bodyFan) stage(_ context.Context, id engine.ShardID) (engine.StagedBody
 	if b.err != nil {
 		return nil, b.err
 	}
-	return b.w.Finish()
+	staged, err := b.w.Finish()
+	if err != nil {
+		return nil, engineError(err)
+	}
+	return parsedBody{staged, f.structure}, nil
 }
 
 func (f *bodyFan) abort() {

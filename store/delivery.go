@@ -145,17 +145,18 @@ func (s *Store) recipient(ctx context.Context, name string) (User, engine.Shard,
 func (s *Store) deliverGroup(ctx context.Context, id string, g *group, body engine.StagedBody, errs []error) {
 	now := s.now()
 	e := encoder{b: make([]byte, 0, 128)}
-	e.byte(cmdDeliver)
+	e.byte(cmdDeliverParsed)
 	e.string(id)
 	e.int(now.UnixMilli())
 	e.stamp(stampOf(now))
 	e.int(body.Size())
 	e.sum(body.Digest())
+	e.bytes(structureOf(body))
 	e.uint(uint64(len(g.users)))
 	for _, u := range g.users {
 		e.uint(u)
 	}
-	result, err := g.shard.Propose(ctx, e.b, body)
+	result, err := g.shard.Propose(ctx, e.b, plainBodies([]engine.StagedBody{body})...)
 	if errors.Is(err, engine.ErrUnknownOutcome) {
 		result, err = s.settle(ctx, g.shard, id)
 	}
@@ -223,11 +224,22 @@ var (
 // forgetRound: one Apply in so many forgets old ids.
 const forgetRound = 1024
 
-// applyDeliver files a body for several users. The answer has an octet per
+// applyDeliver is cmdDeliver, which brings no structure.
+func applyDeliver(tx engine.Tx, d *decoder) ([]byte, error) { return applyDelivery(tx, d, false) }
+
+// applyDeliverParsed is cmdDeliverParsed, which does.
+func applyDeliverParsed(tx engine.Tx, d *decoder) ([]byte, error) { return applyDelivery(tx, d, true) }
+
+// applyDelivery files a body for several users. The answer has an octet per
 // user: 0, or the kind of the refusal.
-func applyDeliver(tx engine.Tx, d *decoder) ([]byte, error) {
+func applyDelivery(tx engine.Tx, d *decoder, parsed bool) ([]byte, error) {
 	id, now, date := d.string(), d.int(), d.stamp()
 	rec := messageRecord{Date: date, Saved: now / 1000, Size: d.int(), Digest: d.sum()}
+	var structure []byte
+	if parsed {
+		structure = d.bytes()
+		rec.HasExtra = len(structure) > 0
+	}
 	users := make([]uint64, 0, 4)
 	for range d.count() {
 		users = append(users, d.uint())
@@ -243,7 +255,7 @@ func applyDeliver(tx engine.Tx, d *decoder) ([]byte, error) {
 	}
 	outcome := make([]byte, len(users))
 	for i, user := range users {
-		if err := fileInInbox(tx, user, rec); err != nil {
+		if err := fileInInbox(tx, user, rec, structure); err != nil {
 			outcome[i] = byte(backend.KindOf(err))
 		}
 	}
@@ -282,7 +294,7 @@ func forgetDeliveries(tx engine.Tx, now int64) {
 }
 
 // fileInInbox files a delivered message for one user.
-func fileInInbox(tx engine.Tx, user uint64, rec messageRecord) error {
+func fileInInbox(tx engine.Tx, user uint64, rec messageRecord, structure []byte) error {
 	m, err := beginClient(tx, user)
 	if err != nil {
 		return err
@@ -295,7 +307,7 @@ func fileInInbox(tx engine.Tx, user uint64, rec messageRecord) error {
 		return err
 	}
 	tx.RetainBody(rec.Body)
-	b.file(&rec)
+	b.fileExtra(b.file(&rec), structure)
 	m.commit()
 	return nil
 }

@@ -229,22 +229,22 @@ func (m *mailboxImport) command(cmd byte) *encoder {
 	return e
 }
 
-// importBodyWriter gives an engine's writer the contract's name for a body.
+// importBodyWriter gives a writer of bodies the contract's name for a body.
 type importBodyWriter struct{ engine.BodyWriter }
 
 func (w importBodyWriter) Finish() (backend.Body, error) {
 	b, err := w.BodyWriter.Finish()
 	if err != nil {
-		return nil, engineError(err)
+		return nil, err
 	}
 	return b, nil
 }
 
 // NewBody implements backend.MailboxImport.
 func (m *mailboxImport) NewBody(ctx context.Context) (backend.BodyWriter, error) {
-	w, err := m.shard.NewBody(ctx)
+	w, err := newBody(ctx, m.shard)
 	if err != nil {
-		return nil, engineError(err)
+		return nil, err
 	}
 	return importBodyWriter{w}, nil
 }
@@ -269,7 +269,7 @@ func (m *mailboxImport) Put(ctx context.Context, msgs []backend.ImportMessage) e
 		bodies[i] = b
 	}
 	for len(msgs) > 0 {
-		e, n := m.encodePut(msgs)
+		e, n := m.encodePut(msgs, bodies)
 		if _, err := m.propose(ctx, e, bodies[:n]...); err != nil {
 			discard(bodies[n:])
 			return err
@@ -281,7 +281,7 @@ func (m *mailboxImport) Put(ctx context.Context, msgs []backend.ImportMessage) e
 }
 
 // encodePut encodes as many messages as one command may hold, at least one.
-func (m *mailboxImport) encodePut(msgs []backend.ImportMessage) (e *encoder, n int) {
+func (m *mailboxImport) encodePut(msgs []backend.ImportMessage, bodies []engine.StagedBody) (e *encoder, n int) {
 	list, octets := encoder{}, int64(0)
 	for n < len(msgs) && n < putMessages && len(list.b) < putOctets && octets < putBodies {
 		msg := &msgs[n]
@@ -297,10 +297,11 @@ func (m *mailboxImport) encodePut(msgs []backend.ImportMessage) (e *encoder, n i
 		list.int(msg.Body.Size())
 		list.sum(msg.Body.Digest())
 		list.string(msg.UIDL)
+		list.bytes(structureOf(bodies[n]))
 		octets += min(msg.Body.Size(), inlineBody)
 		n++
 	}
-	e = m.command(cmdImportPut)
+	e = m.command(cmdImportPutParsed)
 	e.uint(uint64(n))
 	e.b = append(e.b, list.b...)
 	return e, n

@@ -185,15 +185,21 @@ type importedMessage struct {
 	flags []imap.Flag
 	rec   messageRecord
 	old   *messageRecord
+	// structure is kept with the message; nil: none came
+	structure []byte
 }
 
-func (d *decoder) importedMessages() []importedMessage {
+func (d *decoder) importedMessages(parsed bool) []importedMessage {
 	list := make([]importedMessage, 0, putMessages)
 	for range d.count() {
 		m := importedMessage{uid: imap.UID(d.uint32())}
 		m.rec.ModSeq = d.modSeq()
 		m.flags = decodeStrings[imap.Flag](d)
 		m.rec.Date, m.rec.Saved, m.rec.Size, m.rec.Digest, m.rec.UIDL = d.stamp(), d.int(), d.int(), d.sum(), d.string()
+		if parsed {
+			m.structure = d.bytes()
+			m.rec.HasExtra = len(m.structure) > 0
+		}
 		if m.rec.Size < 0 {
 			d.fail()
 		}
@@ -202,9 +208,15 @@ func (d *decoder) importedMessages() []importedMessage {
 	return list
 }
 
-func applyImportPut(tx engine.Tx, d *decoder) ([]byte, error) {
+// applyImportPut is cmdImportPut, which brings no structures.
+func applyImportPut(tx engine.Tx, d *decoder) ([]byte, error) { return applyPut(tx, d, false) }
+
+// applyImportPutParsed is cmdImportPutParsed, which does.
+func applyImportPutParsed(tx engine.Tx, d *decoder) ([]byte, error) { return applyPut(tx, d, true) }
+
+func applyPut(tx engine.Tx, d *decoder, parsed bool) ([]byte, error) {
 	user, id := d.uint(), d.uint()
-	msgs := d.importedMessages()
+	msgs := d.importedMessages(parsed)
 	if err := d.end(); err != nil {
 		return nil, corrupt(err)
 	}
@@ -229,6 +241,7 @@ func applyImportPut(tx engine.Tx, d *decoder) ([]byte, error) {
 		m.rec.ModSeq = b.importModSeq(m.rec.ModSeq)
 		m.rec.Created = m.rec.ModSeq
 		b.put(m.uid, &m.rec)
+		b.fileExtra(m.uid, m.structure)
 	}
 	b.rec.Sealed = 0
 	b.m.commit()

@@ -30,6 +30,8 @@ const (
 	cmdCopy       = 23
 	cmdDeliver    = 24
 	cmdSettle     = 25
+	// cmdDeliver, with a structure blob before the users
+	cmdDeliverParsed = 26
 
 	cmdImportBegin     = 30
 	cmdImportOpen      = 31
@@ -42,6 +44,8 @@ const (
 	cmdImportActivate  = 38
 	cmdImportReopen    = 39
 	cmdImportPOP3      = 40
+	// cmdImportPut, with a structure blob in each message
+	cmdImportPutParsed = 41
 )
 
 // handler applies one kind of command. It refuses with a backend.Error before
@@ -83,6 +87,8 @@ func handlers(cmd byte) handler {
 		return applyCopy
 	case cmdDeliver:
 		return applyDeliver
+	case cmdDeliverParsed:
+		return applyDeliverParsed
 	case cmdSettle:
 		return applySettle
 	}
@@ -101,6 +107,8 @@ func importHandlers(cmd byte) handler {
 		return applyImportSubscribe
 	case cmdImportPut:
 		return applyImportPut
+	case cmdImportPutParsed:
+		return applyImportPutParsed
 	case cmdImportFlags:
 		return applyImportFlags
 	case cmdImportVanish:

@@ -80,7 +80,7 @@ func (s *Store) shard(id engine.ShardID) (engine.Shard, error) {
 // propose has a command applied and returns the handler's answer. A refusal
 // comes back with the kind that the machine decided.
 func (s *Store) propose(ctx context.Context, sh engine.Shard, cmd []byte, bodies ...engine.StagedBody) (*decoder, error) {
-	result, err := sh.Propose(ctx, cmd, bodies...)
+	result, err := sh.Propose(ctx, cmd, plainBodies(bodies)...)
 	if err != nil {
 		return nil, engineError(err)
 	}

@@ -10,15 +10,13 @@ import (
 	"mailferry/backend"
 	"mailferry/internal/line"
 	"mailferry/store"
-	"mailferry/store/message"
 )
 
 // maxMultiAppend bounds the messages of one APPEND (RFC 3502): all of them are
 // filed at once.
 const maxMultiAppend = 1000
 
-// runAppend streams each message into the store while the parser listens, so
-// that its structure need not be found out later.
+// runAppend streams each message into the store.
 func runAppend(ctx context.Context, s *session, c *call) error {
 	if !c.d.ExpectSP() {
 		return c.d.Err()
@@ -124,8 +122,7 @@ func (s *session) receive(ctx context.Context, d *line.Decoder, m *store.Append)
 	}
 	s.conn.Progress(s.server.o.Limits.Progress)
 	defer s.endProgress()
-	p := message.NewParser()
-	if _, err := io.Copy(io.MultiWriter(w, p), r); err != nil {
+	if _, err := io.Copy(w, r); err != nil {
 		w.Abort()
 		return err
 	}
@@ -135,9 +132,6 @@ func (s *session) receive(ctx context.Context, d *line.Decoder, m *store.Append)
 	if !d.CloseLiteral() {
 		m.Body.Discard()
 		return d.Err()
-	}
-	if b, err := p.Finish().MarshalBinary(); err == nil && len(b) <= store.MaxStructure {
-		m.Structure = b
 	}
 	if m.InternalDate.IsZero() {
 		m.InternalDate = time.Now()
