@@ -252,13 +252,34 @@ func runEnable(ctx context.Context, s *session, c *call) error {
 		return c.d.Err()
 	}
 	s.enc.Text("* ENABLED")
+	before := s.condstore
 	for _, n := range names {
 		if s.enable(n) {
 			s.enc.SP().Text(n)
 		}
 	}
 	s.enc.CRLF()
+	if s.condstore && !before {
+		s.writeHighest()
+	}
 	return nil
+}
+
+// useCondstore is for each command that enables CONDSTORE in passing. Between
+// the responses of a command it may write one of its own.
+func (s *session) useCondstore() {
+	if !s.condstore {
+		s.condstore = true
+		s.writeHighest()
+	}
+}
+
+// writeHighest tells a client that begins with modseqs in a selected mailbox
+// where it is (RFC 7162 section 3.1).
+func (s *session) writeHighest() {
+	if s.view != nil {
+		s.enc.Text("* OK [HIGHESTMODSEQ ").Number(s.view.modseq).Text("] Highest").CRLF()
+	}
 }
 
 // enable switches a feature on; false when there is none of that name.

@@ -111,7 +111,7 @@ func runStore(ctx context.Context, s *session, c *call) error {
 		return err
 	}
 	if a.conditional {
-		s.condstore = true
+		s.useCondstore()
 	}
 	// What others have changed is told first; from here on every change that is
 	// not ours is later than the view's modseq.

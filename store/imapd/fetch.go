@@ -47,7 +47,7 @@ func runFetch(ctx context.Context, s *session, c *call) error {
 		}
 	}
 	if f.modseq {
-		s.condstore = true
+		s.useCondstore()
 	}
 	if len(uids) == 0 && !a.vanished {
 		return nil

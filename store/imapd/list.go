@@ -364,14 +364,14 @@ func runStatus(ctx context.Context, s *session, c *call) error {
 }
 
 func (s *session) writeStatus(_ context.Context, mb store.Mailbox, items []string) error {
+	if slices.Contains(items, "HIGHESTMODSEQ") {
+		s.useCondstore() // RFC 7162 section 3.1.2
+	}
 	s.enc.Text("* STATUS ")
 	s.encodeMailbox(s.show(mb.Name)).Text(" (")
 	for i, item := range items {
 		if i > 0 {
 			s.enc.SP()
-		}
-		if item == "HIGHESTMODSEQ" {
-			s.condstore = true // RFC 7162 section 3.1.2
 		}
 		s.enc.Text(item).SP().Number(statusItems[item](mb))
 	}

@@ -78,6 +78,7 @@ func TestSearch(t *testing.T) {
 	c.append("INBOX", "", "Subject: parts\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Transfer-Encoding: base64\r\n\r\naGlkZGVu\r\nIHdvcmQ=\r\n--b\r\n"+
 		"Content-Type: application/octet-stream\r\n\r\nbinary apple\r\n--b--\r\n")
 	c.ok("SELECT INBOX")
+	c.is("OK [HIGHESTMODSEQ 4]", "SEARCH MODSEQ 1")
 	for _, tc := range []struct{ query, want string }{
 		{"ALL", " 1 2 3"}, {"SEEN", " 1"}, {"UNSEEN", " 2 3"}, {"KEYWORD $work", " 2"}, {"UNKEYWORD $Work", " 1 3"},
 		{"FLAGGED UNSEEN", " 2"}, {"OR SEEN FLAGGED", " 1 2"}, {"NOT (SEEN)", " 2 3"}, {"NOT NOT SEEN", " 1"},

@@ -53,6 +53,9 @@ type (
 	fieldKey struct {
 		name string
 		m    *message.Matcher
+		// addresses: the text may also be in the addresses as ENVELOPE tells
+		// them, without comments and spaces
+		addresses bool
 	}
 	bodyKey struct {
 		m      *message.Matcher
@@ -111,7 +114,17 @@ func (k fieldKey) match(c *candidate) bool {
 	h := c.bodies.structure.Header
 	found, err := k.m.Field(io.LimitReader(c.bodies.r, h.Len()), k.name)
 	c.bodies.at = h.Len()
+	if err == nil && !found && k.addresses {
+		found = k.inAddresses(c.bodies.structure.Envelope)
+	}
 	return c.result(found, err)
+}
+
+func (k fieldKey) inAddresses(e *message.Envelope) bool {
+	list := map[string][]message.Address{"FROM": e.From, "TO": e.To, "CC": e.Cc, "BCC": e.Bcc}[k.name]
+	return slices.ContainsFunc(list, func(a message.Address) bool {
+		return k.m.String(a.Mailbox.Value + "@" + a.Host.Value)
+	})
 }
 
 func (k bodyKey) match(c *candidate) bool {
@@ -159,9 +172,9 @@ func runSearch(ctx context.Context, s *session, c *call) error {
 		return err
 	}
 	if a.modseq {
-		s.condstore = true
+		s.useCondstore()
 	}
-	found, modseq, err := s.search(ctx, a)
+	found, modseqs, err := s.search(ctx, a)
 	if err != nil {
 		if a.options["SAVE"] {
 			s.saved = nil // RFC 5182 section 2.1
@@ -171,8 +184,9 @@ func runSearch(ctx context.Context, s *session, c *call) error {
 	if a.options["SAVE"] {
 		s.saved = a.reduce(setOf(found))
 	}
-	if !a.modseq {
-		modseq = 0
+	modseq := uint64(0)
+	if a.modseq {
+		modseq = a.highest(modseqs)
 	}
 	if a.ret {
 		s.writeESearch(c, a, found, modseq)
@@ -197,20 +211,38 @@ func (s *session) inTermsOf(c *call, uid imap.UID) uint32 {
 	return s.view.seq(uid)
 }
 
-// search returns the messages of the view that match, and their highest modseq.
-func (s *session) search(ctx context.Context, a searchArguments) (found []imap.UID, modseq uint64, err error) {
+// highest is the modseq that the answer tells: that of the messages in it, as
+// MIN and MAX by themselves name single ones (RFC 4731 section 3.2).
+func (a searchArguments) highest(modseqs []uint64) uint64 {
+	n := len(modseqs)
+	switch {
+	case n == 0:
+		return 0
+	case a.options["ALL"] || a.options["COUNT"] || !a.options["MIN"] && !a.options["MAX"]:
+		return slices.Max(modseqs)
+	case !a.options["MAX"]:
+		return modseqs[0]
+	case !a.options["MIN"]:
+		return modseqs[n-1]
+	}
+	return max(modseqs[0], modseqs[n-1])
+}
+
+// search returns the messages of the view that match, and their modseqs if the
+// answer tells one.
+func (s *session) search(ctx context.Context, a searchArguments) (found []imap.UID, modseqs []uint64, err error) {
 	v := s.view
 	if v.dead || len(v.uids) == 0 {
-		return nil, 0, nil
+		return nil, nil, nil
 	}
 	snap, err := s.account.Snapshot(ctx, v.mailbox)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	defer snap.Close()
 	for m, err := range snap.Messages(a.bounds(v)) {
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		if v.seq(m.UID) == 0 {
 			continue
@@ -222,14 +254,16 @@ func (s *session) search(ctx context.Context, a searchArguments) (found []imap.U
 			if backend.IsKind(c.err, backend.KindNotFound) {
 				continue
 			}
-			return nil, 0, c.err
+			return nil, nil, c.err
 		}
 		if ok {
 			found = append(found, m.UID)
-			modseq = max(modseq, m.ModSeq)
+			if a.modseq {
+				modseqs = append(modseqs, m.ModSeq)
+			}
 		}
 	}
-	return found, modseq, nil
+	return found, modseqs, nil
 }
 
 // bounds narrows the messages that have to be read: a key of numbers at the

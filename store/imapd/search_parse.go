@@ -258,5 +258,5 @@ func (p *searchParser) text(name string) key {
 	case "TEXT":
 		return bodyKey{message.NewMatcher(want), true}
 	}
-	return fieldKey{field, message.NewMatcher(want)}
+	return fieldKey{field, message.NewMatcher(want), name != "HEADER" && name != "SUBJECT"}
 }

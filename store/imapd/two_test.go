@@ -184,6 +184,45 @@ func TestCondstore(t *testing.T) {
 	a.is(fmt.Sprintf("2 FETCH (UID 2 MODSEQ (%d))|OK", modseq), "UID FETCH 2 (MODSEQ) (CHANGEDSINCE %d)", modseq-1)
 }
 
+// TestCondstoreInPassing: the first command that needs modseqs is told where the
+// selected mailbox is, others are not.
+func TestCondstoreInPassing(t *testing.T) {
+	for _, cmd := range []string{"FETCH 1 MODSEQ", "STORE 1 (UNCHANGEDSINCE 1) FLAGS ()", "SEARCH MODSEQ 1", "ENABLE CONDSTORE", "STATUS Sent (HIGHESTMODSEQ)"} {
+		c := newWorld(t).filled(1)
+		c.ok("SELECT INBOX")
+		if u := strings.Join(c.ok("%s", cmd), "|"); !strings.Contains(u, "OK [HIGHESTMODSEQ 2]") {
+			t.Errorf("%s: %s", cmd, u)
+		}
+		if u := strings.Join(c.ok("%s", cmd), "|"); strings.Contains(u, "OK [HIGHESTMODSEQ") {
+			t.Errorf("second %s: %s", cmd, u)
+		}
+	}
+}
+
+// TestModSeqOfExtremes: MIN and MAX by themselves tell their own message's.
+func TestModSeqOfExtremes(t *testing.T) {
+	c := newWorld(t).filled(3) // modseqs 2 to 4
+	c.ok("SELECT INBOX (CONDSTORE)")
+	c.ok(`STORE 2 +FLAGS.SILENT (\Seen)`) // 5
+	for options, want := range map[string]string{"MIN": "MIN 1 MODSEQ 2", "MAX": "MAX 3 MODSEQ 4", "MIN MAX": "MIN 1 MAX 3 MODSEQ 4",
+		"MIN COUNT": "MIN 1 COUNT 3 MODSEQ 5", "ALL": "ALL 1:3 MODSEQ 5", "COUNT": "COUNT 3 MODSEQ 5"} {
+		if u := c.ok("SEARCH RETURN (%s) MODSEQ 1", options); !strings.HasSuffix(u[0], ") "+want) {
+			t.Errorf("%s: %q, want %s", options, u, want)
+		}
+	}
+}
+
+// TestSearchAddresses: comments and spaces within an address do not hide it.
+func TestSearchAddresses(t *testing.T) {
+	c := newWorld(t).login()
+	c.append("INBOX", "", "From: <anna (comment)@ (comment) example.org>\r\nTo: b@example.org\r\n\r\nx\r\n")
+	c.ok("SELECT INBOX")
+	c.is("SEARCH 1|OK", "SEARCH FROM anna@example.org")
+	c.is("SEARCH 1|OK", "SEARCH FROM comment")
+	c.is("SEARCH|OK", "SEARCH TO anna@example.org")
+	c.is("SEARCH|OK", "SEARCH HEADER From anna@example.org")
+}
+
 func TestQresync(t *testing.T) {
 	w := newWorld(t)
 	a := w.filled(4)
