@@ -58,6 +58,7 @@ type App struct {
 	dirs      *directories
 	places    *placements
 	local     *localIMAP      // nil without the role store
+	pop3      *localPOP3      // nil without the role store
 	proxy     *proxy.Proxy    // nil without the role
 	inward    *pipeListener   // deliveries of our own users
 	moves     *migrate.Engine // nil without the role

@@ -22,7 +22,7 @@ func (a *App) proxyNodes() []string {
 }
 
 // buildMail joins proxy, our own store's protocols and submission. What is
-// listed first is stopped last: the proxy needs the store's IMAP server to say
+// listed first is stopped last: the proxy needs the store's servers to say
 // goodbye to its clients.
 func (a *App) buildMail(ctx context.Context) error {
 	host, err := os.Hostname()
@@ -30,6 +30,9 @@ func (a *App) buildMail(ctx context.Context) error {
 		host = a.conf.Node
 	}
 	if err := a.buildIMAP(ctx); err != nil {
+		return err
+	}
+	if err := a.buildPOP3(ctx); err != nil {
 		return err
 	}
 	if err := a.buildProxy(host); err != nil {
@@ -46,7 +49,7 @@ func (a *App) buildProxy(host string) (err error) {
 	}
 	o := proxy.Options{
 		Node: a.conf.Node, Domain: host, Directory: a.dirs, Placements: a.places, Stores: a.routes,
-		Connector: connector{local: a.local, foreign: proxy.RemoteConnector{Logger: a.log.With("part", "remote")}},
+		Connector: connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{Logger: a.log.With("part", "remote")}},
 		TLS:       a.certs.config(), CleartextLogin: proxy.CleartextLogin(a.conf.TLS.CleartextLogin),
 		Capabilities: map[string][]string{}, LoginTimeout: a.conf.Limits.LoginTimeout,
 		MaxConnections: a.conf.Limits.Connections, MaxMessage: int64(a.conf.Limits.Message),
@@ -110,6 +113,7 @@ func (a *App) buildSubmission(host string) {
 // process, to foreign ones over the network.
 type connector struct {
 	local   *localIMAP // nil without the role store
+	pop3    *localPOP3 // likewise
 	foreign proxy.RemoteConnector
 }
 
@@ -121,10 +125,14 @@ func (c connector) Connect(ctx context.Context, r proxy.ConnectRequest) (proxy.B
 	if c.local == nil {
 		return proxy.BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "this node has not the role store")
 	}
-	if r.Protocol != backend.IMAP {
+	switch r.Protocol {
+	case backend.IMAP:
+		return c.local.connect(ctx, r)
+	case backend.POP3:
+		return c.pop3.connect(ctx, r)
+	default:
 		return proxy.BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "%w: our own store has no %s", proxy.ErrNoService, r.Protocol)
 	}
-	return c.local.connect(ctx, r)
 }
 
 // addProxyService shows the proxy in the admin API.
@@ -217,7 +225,7 @@ func (a *App) tryLogin(ctx context.Context, e backend.Entry, p backend.Secret) e
 	if err != nil {
 		return err
 	}
-	c := connector{local: a.local, foreign: proxy.RemoteConnector{Logger: a.log}}
+	c := connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{Logger: a.log}}
 	conn, err := c.Connect(ctx, proxy.ConnectRequest{Route: backend.Route{User: e.User, Store: st, Host: host, Entry: e},
 		Protocol: backend.IMAP, Password: p, CheckPassword: true, Client: &net.TCPAddr{IP: net.IPv6loopback}, Session: smtpd.NewID()})
 	if err != nil {

@@ -27,7 +27,12 @@ type node struct {
 
 func startNode(t *testing.T) *node {
 	t.Helper()
-	s := newSetup(t, anyPort)
+	return startNodeWith(t, anyPort)
+}
+
+func startNodeWith(t *testing.T, text string) *node {
+	t.Helper()
+	s := newSetup(t, text)
 	n := &node{App: s.start(t), admin: admin.NewClient(s.data)}
 	t.Cleanup(n.admin.Close)
 	for _, name := range []string{"anna@example.org", "bob@example.org"} {
