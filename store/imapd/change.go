@@ -113,58 +113,73 @@ func runStore(ctx context.Context, s *session, c *call) error {
 	if a.conditional {
 		s.useCondstore()
 	}
-	// What others have changed is told first; from here on every change that is
-	// not ours is later than the view's modseq.
-	if err := s.reportChanges(ctx, false, true); err != nil {
+	// What is known of others' changes is told first; from here on every change
+	// that is not ours is later than the view's modseq.
+	if err := s.reportChanges(ctx, false, false); err != nil {
 		return err
 	}
-	failed, err := s.storeFlags(ctx, uids, a)
+	done, err := s.storeFlags(ctx, uids, a)
 	if err != nil {
 		return err
 	}
-	if !a.silent {
-		if err := s.writeStored(ctx, c, uids, line.FromUIDSet(failed)); err != nil {
+	if !a.silent && len(uids) > 0 {
+		if err := s.writeStored(ctx, c, uids, done); err != nil {
 			return err
 		}
 	}
-	if len(failed) > 0 {
-		return okay("MODIFIED "+s.numbers(c, failed), "Some messages have changed")
+	if len(done.failed) > 0 {
+		return okay("MODIFIED "+s.numbers(c, done.failed), "Some messages have changed")
 	}
 	return s.expungeIssued(c, uids)
+}
+
+// stored is the outcome of storeFlags.
+type stored struct {
+	failed imap.UIDSet
+	// steps is the number of modseqs that the change was given; a wrong one, as
+	// 0 after a second step, only costs another look at the mailbox.
+	steps uint64
 }
 
 // storeFlags makes the change. Messages that somebody else has changed in the
 // meantime get it in a second step, after which they are not counted as told:
 // the client has to see what else is new about them.
-func (s *session) storeFlags(ctx context.Context, uids imap.UIDSet, a storeArguments) (failed imap.UIDSet, err error) {
+func (s *session) storeFlags(ctx context.Context, uids imap.UIDSet, a storeArguments) (done stored, err error) {
 	v := s.view
 	since := v.modseq
 	if a.conditional {
 		since = min(since, a.unchangedSince)
 		if a.unchangedSince == 0 {
-			return uids, nil // RFC 7162 section 3.1.3: fails for every message
+			return stored{failed: uids}, nil // RFC 7162 section 3.1.3: fails for every message
 		}
 	}
 	changed, rest, err := s.account.StoreFlags(ctx, v.mailbox, uids, a.op, a.flags, since)
 	v.wake()
 	if err != nil {
-		return nil, err
+		return done, err
 	}
+	last := uint64(0)
 	for _, m := range changed {
 		v.told[m.UID] = m.ModSeq
+		if m.ModSeq != last {
+			last = m.ModSeq
+			done.steps++
+		}
 		if a.silent && s.condstore {
 			s.writeModSeq(m)
 		}
 	}
 	if len(rest) == 0 || a.conditional && since == a.unchangedSince {
-		return rest, nil
+		done.failed = rest
+		return done, nil
 	}
 	again := uint64(0)
 	if a.conditional {
 		again = a.unchangedSince
 	}
-	_, failed, err = s.account.StoreFlags(ctx, v.mailbox, rest, a.op, a.flags, again)
-	return failed, err
+	_, done.failed, err = s.account.StoreFlags(ctx, v.mailbox, rest, a.op, a.flags, again)
+	done.steps = 0
+	return done, err
 }
 
 // writeModSeq tells the new modseq of a silent change (RFC 7162 section 3.1.3).
@@ -174,27 +189,46 @@ func (s *session) writeModSeq(m store.Message) {
 }
 
 // writeStored tells the flags of every message of the set that did not fail.
-func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet, failed line.NumSet) error {
+// When all that happened since the view was up to date is our own steps, the
+// view is up to date again.
+func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet, done stored) error {
 	v := s.view
-	snap, err := s.account.Snapshot(ctx, v.mailbox)
-	if err != nil {
-		return err
-	}
-	defer snap.Close()
-	if mb := snap.Mailbox(); len(mb.Flags) > len(v.flags) {
-		v.flags = mb.Flags
-		s.writeFlags(v)
-	}
-	for m, err := range snap.Messages(uids) {
+	failed := line.FromUIDSet(done.failed)
+	for {
+		v.drain()
+		part, err := s.readChunk(ctx, uids, false)
 		if err != nil {
 			return err
 		}
-		if seq := v.seq(m.UID); seq != 0 && !failed.Contains(uint32(m.UID)) {
-			s.writeFlagsOf(seq, m, c.uid || s.qresync)
-			v.told[m.UID] = m.ModSeq
+		if mb := part.mailbox; len(mb.Flags) > len(v.flags) {
+			v.flags = mb.Flags
+			s.writeFlags(v)
 		}
+		for _, m := range part.messages {
+			if seq := v.seq(m.UID); seq != 0 && !failed.Contains(uint32(m.UID)) {
+				s.writeFlagsOf(seq, m.Message, c.uid || s.qresync)
+				v.told[m.UID] = m.ModSeq
+			}
+		}
+		if uids = part.rest; len(uids) > 0 {
+			continue
+		}
+		if part.mailbox.HighestModSeq == v.modseq+done.steps {
+			v.modseq, v.force = part.mailbox.HighestModSeq, false
+			clear(v.told)
+		}
+		return nil
 	}
-	return nil
+}
+
+// drain takes a wake-up that a look at the mailbox will answer. The caller
+// makes sure of the look: here, or at the end of the command.
+func (v *view) drain() {
+	select {
+	case <-v.watch.C:
+		v.force = true
+	default:
+	}
 }
 
 // expungeIssued is the answer to a command by number that met messages which

@@ -28,6 +28,7 @@ type world struct {
 	t      testing.TB
 	store  *store.Store
 	server *imapd.Server
+	views  *views
 }
 
 func newWorld(t testing.TB, change ...func(*imapd.Options)) *world {
@@ -36,11 +37,12 @@ func newWorld(t testing.TB, change ...func(*imapd.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(store.Options{Engine: e})
+	v := &views{Engine: e}
+	st, err := store.New(store.Options{Engine: v})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: st}
+	w := &world{t: t, store: st, views: v}
 	w.addUser("anna")
 	o := imapd.Options{Store: st,
 		Authenticate: func(_ context.Context, name string, p backend.Secret) (string, error) {

@@ -16,7 +16,6 @@ import (
 type fetch struct {
 	s       *session
 	c       *call
-	snap    *store.Snapshot
 	items   []fetchItem
 	uid     bool // UID is asked for, or implied
 	modseq  bool
@@ -55,12 +54,8 @@ func runFetch(ctx context.Context, s *session, c *call) error {
 	if s.view.dead {
 		return s.expungeIssued(c, uids)
 	}
-	if f.snap, err = s.account.Snapshot(ctx, s.view.mailbox); err != nil {
-		return err
-	}
-	defer f.snap.Close()
 	if a.vanished {
-		if err := f.writeVanished(a); err != nil || len(uids) == 0 {
+		if err := f.writeVanished(ctx, a); err != nil || len(uids) == 0 {
 			return err
 		}
 	}
@@ -72,8 +67,13 @@ func runFetch(ctx context.Context, s *session, c *call) error {
 }
 
 // writeVanished: RFC 7162 section 3.2.6.
-func (f *fetch) writeVanished(a fetchArguments) error {
-	gone, err := f.snap.VanishedSince(a.changedSince, a.set.Resolve(uint32(f.snap.Mailbox().UIDNext)-1).UIDSet())
+func (f *fetch) writeVanished(ctx context.Context, a fetchArguments) error {
+	snap, err := f.s.account.Snapshot(ctx, f.s.view.mailbox)
+	if err != nil {
+		return err
+	}
+	gone, err := snap.VanishedSince(a.changedSince, a.set.Resolve(uint32(snap.Mailbox().UIDNext)-1).UIDSet())
+	snap.Close()
 	if err == nil && len(gone) > 0 {
 		f.s.enc.Text("* VANISHED (EARLIER) ").NumSet(line.FromUIDSet(gone)).CRLF()
 	}
@@ -84,43 +84,40 @@ func (f *fetch) writeVanished(a fetchArguments) error {
 // them.
 func (f *fetch) each(ctx context.Context, uids imap.UIDSet, changedSince uint64) (met int, err error) {
 	v := f.s.view
-	for m, err := range f.snap.Messages(uids) {
-		if err != nil {
-			return met, err
-		}
+	err = f.s.eachMessage(ctx, uids, needStructure(f.items), func(m found) error {
 		seq := v.seq(m.UID)
 		if seq == 0 {
-			continue
+			return nil
 		}
 		if met++; m.ModSeq <= changedSince {
-			continue
+			return nil
 		}
-		if err := f.message(ctx, seq, m); err != nil {
-			return met, err
+		err := f.message(ctx, seq, m)
+		if backend.IsKind(err, backend.KindNotFound) {
+			met-- // expunged in the meantime
+			return nil
 		}
-		if f.s.conn.Writer.Err() != nil {
+		if err == nil && f.s.conn.Writer.Err() != nil {
 			f.s.done = true
-			return met, errAnswered
+			return errAnswered
 		}
-	}
-	return met, nil
+		return err
+	})
+	return met, err
 }
 
 // message writes one FETCH response. Octets that cannot be read are found out
 // before the response begins, as far as possible; what fails later ends the
 // connection, as no other message can be told in the middle of a literal.
-func (f *fetch) message(ctx context.Context, seq uint32, m store.Message) error {
-	s := f.s
+func (f *fetch) message(ctx context.Context, seq uint32, found found) error {
+	s, m := f.s, found.Message
 	marked := false
 	if f.markSet && !hasFlag(m.Flags, imap.FlagSeen) {
 		marked = f.mark(ctx, &m)
 	}
-	b := &bodies{ctx: ctx, s: s, snap: f.snap, m: m}
+	b := &bodies{ctx: ctx, s: s, blob: found.structure, m: m}
 	defer b.close()
 	if err := b.prepare(f.items); err != nil {
-		if backend.IsKind(err, backend.KindNotFound) {
-			return nil // expunged in the meantime
-		}
 		return err
 	}
 	s.enc.Text("* ").Number(uint64(seq)).Text(" FETCH (")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 
 	"mailferry/cluster/engine"
 	"mailferry/store"
@@ -15,7 +16,7 @@ import (
 type bodies struct {
 	ctx       context.Context
 	s         *session
-	snap      *store.Snapshot
+	blob      []byte // the structure that was kept with the message, if any
 	m         store.Message
 	structure *message.Message
 	r         engine.BodyReader // open at offset at
@@ -35,17 +36,8 @@ func (b *bodies) close() {
 
 // prepare reads what the items need before a response is begun.
 func (b *bodies) prepare(items []fetchItem) error {
-	needOctets, needStructure := false, false
-	for _, it := range items {
-		switch {
-		case it.section != nil:
-			needOctets = true
-			needStructure = needStructure || len(it.section.Path) > 0 || it.section.Specifier != message.SectionAll
-		case it.name == "ENVELOPE" || it.name == "BODY" || it.name == "BODYSTRUCTURE":
-			needStructure = true
-		}
-	}
-	if needStructure {
+	needOctets := slices.ContainsFunc(items, func(it fetchItem) bool { return it.section != nil })
+	if needStructure(items) {
 		if err := b.readStructure(); err != nil {
 			return err
 		}
@@ -65,16 +57,22 @@ func (b *bodies) prepare(items []fetchItem) error {
 	return nil
 }
 
+// needStructure reports whether the items ask for parts of a message.
+func needStructure(items []fetchItem) bool {
+	return slices.ContainsFunc(items, func(it fetchItem) bool {
+		if it.section != nil {
+			return len(it.section.Path) > 0 || it.section.Specifier != message.SectionAll
+		}
+		return it.name == "ENVELOPE" || it.name == "BODY" || it.name == "BODYSTRUCTURE"
+	})
+}
+
 // readStructure takes the blob that was kept with the message, or parses.
 func (b *bodies) readStructure() error {
 	if b.structure != nil {
 		return nil
 	}
-	blob, err := b.snap.Structure(b.m.UID)
-	if err != nil {
-		return err
-	}
-	cache := b.s.server.structures
+	cache, blob := b.s.server.structures, b.blob
 	if blob == nil {
 		blob, _ = cache.Get(b.m.Digest)
 	}
@@ -83,6 +81,7 @@ func (b *bodies) readStructure() error {
 		if err := b.seek(0); err != nil {
 			return err
 		}
+		var err error
 		if m, err = message.Parse(b.r); err != nil {
 			return err
 		}
@@ -95,8 +94,8 @@ func (b *bodies) readStructure() error {
 	return nil
 }
 
-// cachedStructures of messages that have none in the store (moved ones) are
-// kept by digest; with maxCachedStructure that is 64 MB at worst, and some
+// cachedStructures of messages that have none in the store (too large a one, or
+// one of another version) are kept by digest; with maxCachedStructure that is 64 MB at worst, and some
 // 10 MB of usual mail.
 const (
 	cachedStructures   = 16 << 10

@@ -230,40 +230,30 @@ func (a searchArguments) highest(modseqs []uint64) uint64 {
 
 // search returns the messages of the view that match, and their modseqs if the
 // answer tells one.
-func (s *session) search(ctx context.Context, a searchArguments) (found []imap.UID, modseqs []uint64, err error) {
+func (s *session) search(ctx context.Context, a searchArguments) (matching []imap.UID, modseqs []uint64, err error) {
 	v := s.view
 	if v.dead || len(v.uids) == 0 {
 		return nil, nil, nil
 	}
-	snap, err := s.account.Snapshot(ctx, v.mailbox)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer snap.Close()
-	for m, err := range snap.Messages(a.bounds(v)) {
-		if err != nil {
-			return nil, nil, err
-		}
+	err = s.eachMessage(ctx, a.bounds(v), a.structures, func(m found) error {
 		if v.seq(m.UID) == 0 {
-			continue
+			return nil
 		}
-		c := &candidate{Message: m, v: v, bodies: &bodies{ctx: ctx, s: s, snap: snap, m: m}}
+		c := &candidate{Message: m.Message, v: v, bodies: &bodies{ctx: ctx, s: s, blob: m.structure, m: m.Message}}
 		ok := a.key.match(c)
 		c.bodies.close()
-		if c.err != nil {
-			if backend.IsKind(c.err, backend.KindNotFound) {
-				continue
-			}
-			return nil, nil, c.err
+		if backend.IsKind(c.err, backend.KindNotFound) {
+			return nil // expunged in the meantime
 		}
-		if ok {
-			found = append(found, m.UID)
+		if c.err == nil && ok {
+			matching = append(matching, m.UID)
 			if a.modseq {
 				modseqs = append(modseqs, m.ModSeq)
 			}
 		}
-	}
-	return found, modseqs, nil
+		return c.err
+	})
+	return matching, modseqs, err
 }
 
 // bounds narrows the messages that have to be read: a key of numbers at the

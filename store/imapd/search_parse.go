@@ -21,6 +21,8 @@ type searchArguments struct {
 	ret     bool // RETURN was given (RFC 4731)
 	options map[string]bool
 	modseq  bool // MODSEQ is among the keys
+	// structures: a key looks into the messages
+	structures bool
 }
 
 type searchParser struct {
@@ -192,6 +194,7 @@ func (p *searchParser) named(name string) key {
 	case "BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE":
 		var t time.Time
 		p.d.ExpectDate(&t)
+		p.a.structures = p.a.structures || strings.HasPrefix(name, "SENT")
 		return dateKey{strings.TrimPrefix(name, "SENT"), strings.HasPrefix(name, "SENT"), t}
 	}
 	return p.text(name)
@@ -236,6 +239,7 @@ func (p *searchParser) number(name string) key {
 
 func (p *searchParser) text(name string) key {
 	field := ""
+	p.a.structures = true
 	switch name {
 	case "BCC", "CC", "FROM", "SUBJECT", "TO":
 		field = name

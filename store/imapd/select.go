@@ -100,32 +100,53 @@ func (s *session) fillView(ctx context.Context, v *view, mb store.Mailbox, q qre
 		}
 		v.recent = first
 	}
-	snap, err := s.account.Snapshot(ctx, mb.ID)
+	o, err := s.readView(ctx, v, q)
 	if err != nil {
 		return err
 	}
+	mb = o.mailbox
+	s.writeFlags(v)
+	s.enc.Text("* ").Number(uint64(len(v.uids))).Text(" EXISTS").CRLF()
+	s.enc.Text("* ").Number(uint64(v.recentCount())).Text(" RECENT").CRLF()
+	if o.unseen > 0 {
+		s.enc.Text("* OK [UNSEEN ").Number(uint64(o.unseen)).Text("] First unseen message").CRLF()
+	}
+	s.enc.Text("* OK [UIDVALIDITY ").Number(uint64(mb.UIDValidity)).Text("] UIDs valid").CRLF()
+	s.enc.Text("* OK [UIDNEXT ").Number(uint64(mb.UIDNext)).Text("] Predicted next UID").CRLF()
+	s.enc.Text("* OK [HIGHESTMODSEQ ").Number(mb.HighestModSeq).Text("] Highest").CRLF()
+	s.writeResync(v, o)
+	return nil
+}
+
+// opening is what SELECT tells of a mailbox beyond its view.
+type opening struct {
+	mailbox store.Mailbox
+	unseen  uint32
+	// for QRESYNC
+	gone    imap.UIDSet
+	changes []store.Change
+}
+
+// readView fills the view and reads what is to be told, in one look.
+func (s *session) readView(ctx context.Context, v *view, q qresyncParam) (o opening, err error) {
+	snap, err := s.account.Snapshot(ctx, v.mailbox)
+	if err != nil {
+		return o, err
+	}
 	defer snap.Close()
-	mb = snap.Mailbox()
+	mb := snap.Mailbox()
 	if v.uids, err = snap.UIDs(); err != nil {
-		return err
+		return o, err
 	}
 	v.modseq, v.flags = mb.HighestModSeq, mb.Flags
 	if n := len(v.uids); v.readOnly && mb.Recent > 0 && int(mb.Recent) <= n {
 		v.recent = v.uids[n-int(mb.Recent)]
 	}
-	s.writeFlags(v)
-	s.enc.Text("* ").Number(uint64(len(v.uids))).Text(" EXISTS").CRLF()
-	s.enc.Text("* ").Number(uint64(v.recentCount())).Text(" RECENT").CRLF()
-	if seq := firstUnseen(snap, v); seq > 0 {
-		s.enc.Text("* OK [UNSEEN ").Number(uint64(seq)).Text("] First unseen message").CRLF()
-	}
-	s.enc.Text("* OK [UIDVALIDITY ").Number(uint64(mb.UIDValidity)).Text("] UIDs valid").CRLF()
-	s.enc.Text("* OK [UIDNEXT ").Number(uint64(mb.UIDNext)).Text("] Predicted next UID").CRLF()
-	s.enc.Text("* OK [HIGHESTMODSEQ ").Number(mb.HighestModSeq).Text("] Highest").CRLF()
+	o.mailbox, o.unseen = mb, firstUnseen(snap, v)
 	if q.given && q.uidValidity == mb.UIDValidity {
-		return s.writeResync(snap, v, q)
+		err = o.readResync(snap, q)
 	}
-	return nil
+	return o, err
 }
 
 // firstUnseen finds the first message without \Seen. It gives up in a mailbox
@@ -148,32 +169,38 @@ func firstUnseen(snap *store.Snapshot, v *view) uint32 {
 	return 0
 }
 
-// writeResync tells what has changed since the client was here (RFC 7162
-// section 3.2.5.1): vanished messages first, then flags.
-func (s *session) writeResync(snap *store.Snapshot, v *view, q qresyncParam) error {
+// readResync reads what has changed since the client was here.
+func (o *opening) readResync(snap *store.Snapshot, q qresyncParam) (err error) {
 	var known imap.UIDSet
 	if q.known != nil {
 		known = q.known.Resolve(uint32(snap.Mailbox().UIDNext) - 1).UIDSet()
 	}
-	gone, err := snap.VanishedSince(q.modseq, known)
-	if err != nil {
+	if o.gone, err = snap.VanishedSince(q.modseq, known); err != nil {
 		return err
 	}
-	if len(gone) > 0 {
-		s.enc.Text("* VANISHED (EARLIER) ").NumSet(line.FromUIDSet(gone)).CRLF()
-	}
 	inKnown := line.FromUIDSet(known)
-	s.view = v // for the responses
-	defer func() { s.view = nil }()
 	for c, err := range snap.Changes(q.modseq) {
 		if err != nil {
 			return err
 		}
 		if !c.Vanished && (known == nil || inKnown.Contains(uint32(c.UID))) {
-			s.writeFlagsOf(v.seq(c.UID), store.Message{UID: c.UID, ModSeq: c.ModSeq, Flags: c.Flags}, true)
+			o.changes = append(o.changes, c)
 		}
 	}
 	return nil
+}
+
+// writeResync tells it (RFC 7162 section 3.2.5.1): vanished messages first, then
+// flags.
+func (s *session) writeResync(v *view, o opening) {
+	if len(o.gone) > 0 {
+		s.enc.Text("* VANISHED (EARLIER) ").NumSet(line.FromUIDSet(o.gone)).CRLF()
+	}
+	s.view = v // for the responses
+	defer func() { s.view = nil }()
+	for _, c := range o.changes {
+		s.writeFlagsOf(v.seq(c.UID), store.Message{UID: c.UID, ModSeq: c.ModSeq, Flags: c.Flags}, true)
+	}
 }
 
 // runClose expunges silently, unless the mailbox is read-only (RFC 3501 section 6.4.2).
