@@ -26,8 +26,8 @@ type Maildrop struct {
 // Account.OpenMaildrop.
 type MaildropMessage struct {
 	UID   imap.UID
+	order uint32 // a large maildrop is many of these: no gaps
 	Size  int64
-	order uint32
 	body  engine.BodyID
 	uidl  string // as stored
 }

@@ -21,7 +21,7 @@ install_slapd() { packages slapd ldap-utils; }
 # namespace of its own, because its ports are fixed: hence iproute2.
 install_samba() { packages samba samba-ad-provision samba-dsdb-modules samba-vfs-modules python3-samba iproute2; }
 install_dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
-install_clients() { packages isync offlineimap3 mutt curl openssl ca-certificates; }
+install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 openssl ca-certificates; }
 install_nginx() { packages nginx libnginx-mod-mail; }
 install_cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
 
@@ -62,6 +62,8 @@ versions() {
 	version offlineimap offlineimap --version
 	version mutt mutt -v
 	version curl curl --version
+	version fetchmail fetchmail --version
+	version getmail getmail --version
 	version openssl openssl version
 	! command -v nginx >/dev/null || version nginx nginx -v
 	printf '%-12s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"

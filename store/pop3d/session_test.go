@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"mailferry/backend"
 	"mailferry/internal/line"
 	"mailferry/internal/mailtest"
@@ -329,4 +331,39 @@ func TestIdle(t *testing.T) {
 		c.is("+OK 1 60", "STAT")
 		c.is("+OK", "QUIT")
 	})
+}
+
+func TestMetrics(t *testing.T) {
+	r := prometheus.NewRegistry()
+	w := newWorld(t, func(o *pop3d.Options) { o.Metrics = r })
+	w.file(mail("x"), mail("y"))
+	c := w.login()
+	c.multi("RETR 1")
+	c.is("+OK", "DELE 2")
+	c.is("-ERR", "NONSENSE")
+	c.is("+OK", "QUIT")
+	c.gone()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			got[name] = m.GetCounter().GetValue()
+		}
+	}
+	for _, name := range []string{"mailferry_pop3_messages_retrieved_total", "mailferry_pop3_messages_deleted_total",
+		"mailferry_pop3_commands_total RETR ok", "mailferry_pop3_commands_total unknown err"} {
+		if got[name] != 1 {
+			t.Errorf("%s is %v, want 1: %v", name, got[name], got)
+		}
+	}
+	if _, err := pop3d.New(pop3d.Options{Store: w.store, Metrics: r}); err == nil {
+		t.Error("a server without Authenticate")
+	}
 }
