@@ -165,9 +165,9 @@ store_up() {
 	start store 22143
 	for u in $(seq -f 'u%03g' 1 100) $(seq -f 'p%03g' 1 8); do
 		"$BIN" user show "$u" --config "$RUN/mailferry-store/mailferry.yaml" >/dev/null 2>&1 ||
-			echo test | "$BIN" user add "$u" --password-stdin --config "$RUN/mailferry-store/mailferry.yaml" >/dev/null || die "cannot add $u"
+			echo test | "$BIN" user add "$u" --alias "$u@bench.test" --password-stdin --config "$RUN/mailferry-store/mailferry.yaml" >/dev/null || die "cannot add $u"
 	done
-	export PEER_IMAP=127.0.0.1:22143 PEER_LMTP=127.0.0.1:22424 PEER_PID=@$RUN/mailferry-store/pid PEER_STORE=$RUN/mailferry-store/data/mail
+	export PEER_IMAP=127.0.0.1:22143 PEER_LMTP=127.0.0.1:22424 PEER_FLAGS="-domain bench.test" PEER_PID=@$RUN/mailferry-store/pid PEER_STORE=$RUN/mailferry-store/data/mail
 }
 store_down() {
 	stop store
@@ -180,9 +180,10 @@ part_store() {
 	# shellcheck disable=SC2086
 	for k in $(seq "$RUNS"); do
 		[ "$k" != 1 ] || RUNS=1 store bench $p custom-mailferry -- fill
+		[ "$k" != 1 ] || RUNS=1 ONLY='first' store bench $p custom-mailferry -- list
 		RUNS=1 SECS=${SECS:-5} CONNS=$LCONNS ONLY='1 rcpt' store bench $p custom-mailferry -- deliver
 		RUNS=1 ONLY='same|fresh' store bench $p custom-mailferry -- select
-		RUNS=1 SECS=${SECS:-5} ONLY='first|warm' store bench $p custom-mailferry -- list
+		RUNS=1 SECS=${SECS:-5} ONLY='warm' store bench $p custom-mailferry -- list
 		RUNS=1 SECS=${SECS:-5} ONLY='warm|one FETCH' store bench $p custom-mailferry -- fetch
 	done
 	store_down
@@ -303,7 +304,7 @@ part_down() {
 
 case ${1:-} in
 fresh) migrate_fresh && exit ;;                                               # called by peers-migrate.sh
-gen) shift && export PEER_IMAP=127.0.0.1:22143 PEER_LMTP=127.0.0.1:22424 && store gen custom-mailferry "$@" && exit ;; # by profile
+gen) shift && store gen custom-mailferry "$@" && exit ;; # by profile
 -h | help | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//' && exit ;;
 esac
 [ $# -gt 0 ] || set -- install proxy store migrate engine table
