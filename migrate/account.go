@@ -37,7 +37,7 @@ type account struct {
 	subs      []backend.MailboxName
 	subsKnown bool
 	planned   []Exception
-	streamed  uint64 // messages whose content hashes were compared
+	streamed  uint64 // messages that were read, their size compared
 }
 
 // box is what the target has of one mailbox.
@@ -155,21 +155,37 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 	}
 	a.planned = pl.exceptions
 	res := &pass{}
-	for _, p := range inboxFirst(pl.boxes) {
-		if err := a.syncBox(ctx, p, res); err != nil {
-			if ctx.Err() != nil {
-				return res, context.Cause(ctx)
-			}
-			res.Errors = append(res.Errors, fmt.Errorf("mailbox %q: %w", p.shown, err))
-			if a.client == nil && len(res.Errors) > 3 {
-				return res, res.err() // the store is gone, not a mailbox
-			}
-		}
+	if a.syncBoxes(ctx, inboxFirst(pl.boxes), res); ctx.Err() != nil {
+		return res, context.Cause(ctx)
+	}
+	if a.client == nil && len(res.Errors) > goneErrors {
+		return res, res.err()
 	}
 	if err := a.removeGone(ctx, pl, res); err != nil {
 		res.Errors = append(res.Errors, err)
 	}
 	return res, a.subscribe(ctx, pl)
+}
+
+// goneErrors: with more of them and no connection the store is gone, not a
+// mailbox.
+const goneErrors = 3
+
+// syncBoxes brings all mailboxes up to date; errors are kept in res.
+func (a *account) syncBoxes(ctx context.Context, boxes []planned, res *pass) {
+	one := func(p planned) {
+		if ctx.Err() != nil || a.client == nil && len(res.Errors) > goneErrors {
+			return
+		}
+		if err := a.syncBox(ctx, p, res); err != nil {
+			res.Errors = append(res.Errors, fmt.Errorf("mailbox %q: %w", p.shown, err))
+		}
+	}
+	a.groups(a.client, boxes, one, func(group []planned) {
+		for _, p := range a.mergeGroup(ctx, group, res) {
+			one(p)
+		}
+	})
 }
 
 // open begins the import at the first pass, and when the user's view of the

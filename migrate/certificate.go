@@ -14,7 +14,7 @@ type Certificate struct {
 	To      string    `json:"to"`
 	Batch   BatchID   `json:"batch,omitempty"`
 	Written time.Time `json:"written"`
-	// Level says what was compared: "copied": contents as streamed;
+	// Level says what was compared: "copied": sizes as streamed;
 	// "compared": also UIDs, flags and counters of both sides, while the
 	// user's mail was held.
 	Level string `json:"level"`
@@ -23,7 +23,7 @@ type Certificate struct {
 	Grade     string               `json:"grade"`
 	Namespace backend.Namespace    `json:"namespace"`
 	Messages  uint64               `json:"messages"`
-	Streamed  uint64               `json:"streamed"` // whose content hash was compared in this process
+	Streamed  uint64               `json:"streamed"` // that were read and hashed in this process
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
 	Pause     *Pause               `json:"pause,omitempty"`

@@ -2,10 +2,8 @@ package migrate
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"sync"
 
@@ -18,8 +16,12 @@ import (
 // A set asks for so many messages or octets; smaller ones keep the window
 // full, larger ones cost the store less.
 const (
-	setMessages = 64
+	setMessages = 200
 	setOctets   = 512 << 10
+	// So much is asked for ahead of what has come. It is on the way, not in
+	// memory: at 40 ms it lets 200 MB/s through.
+	windowOctets   = 8 << 20
+	windowCommands = 32
 	// A batch of Puts is committed when it holds so much.
 	putMessages = 128
 	putOctets   = 4 << 20
@@ -124,22 +126,17 @@ type copier struct {
 
 	puts *putter
 	body backend.Body // read, its message not yet complete
-	sum  [32]byte
 	head headerTee
-	hash hash.Hash
 	buf  []byte
 }
 
 // run fetches until todo is empty; between rounds it yields to holds.
 func (cp *copier) run(c *remote.Client) error {
 	cp.puts = newPutter(cp.ctx, cp.b.imp)
-	cp.hash, cp.buf = sha256.New(), make([]byte, 64<<10)
+	cp.buf = make([]byte, 64<<10)
 	for {
-		err := c.FetchBodies(cp.ctx, cp, remote.Window{})
-		if cp.body != nil {
-			cp.body.Discard()
-			cp.body = nil
-		}
+		err := c.FetchBodies(cp.ctx, cp, remote.Window{Octets: windowOctets, Commands: windowCommands})
+		cp.drop()
 		if e := cp.puts.flush(); err == nil {
 			err = e
 		}
@@ -149,6 +146,14 @@ func (cp *copier) run(c *remote.Client) error {
 		if err := cp.a.yield(cp.ctx); err != nil {
 			return errors.Join(err, cp.puts.wait())
 		}
+	}
+}
+
+// drop gives up a body whose message did not come to its end.
+func (cp *copier) drop() {
+	if cp.body != nil {
+		cp.body.Discard()
+		cp.body = nil
 	}
 }
 
@@ -178,22 +183,22 @@ func (cp *copier) NextSet() (set imap.UIDSet, octets int64, ok bool) {
 	return set, octets, true
 }
 
-// Body streams a message into the target, hashing it on the way.
+// Body streams a message into the target, which hashes it on the way: the one
+// digest of what was read. It counts as told only for all octets of the literal.
 func (cp *copier) Body(size int64, r io.Reader) error {
-	if cp.body != nil { // the response before had no end
-		cp.body.Discard()
-		cp.body = nil
-	}
+	cp.drop() // the response before had no end
 	w, err := cp.b.imp.NewBody(cp.ctx)
 	if err != nil {
 		return fmt.Errorf("new body: %w", err)
 	}
-	cp.hash.Reset()
-	to := []io.Writer{w, cp.hash}
+	to := struct{ io.Writer }{w}
 	if cp.head = (headerTee{}); cp.l.undated > 0 { // the UID may come behind the body
-		to = append(to, &cp.head)
+		to.Writer = io.MultiWriter(w, &cp.head)
 	}
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(to...)}, struct{ io.Reader }{r}, cp.buf)
+	n, err := io.CopyBuffer(to, struct{ io.Reader }{r}, cp.buf)
+	if err == nil && n != size {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		w.Abort()
 		return err
@@ -202,9 +207,8 @@ func (cp *copier) Body(size int64, r io.Reader) error {
 	if cp.body, err = w.Finish(); err != nil {
 		return fmt.Errorf("finish body: %w", err)
 	}
-	cp.hash.Sum(cp.sum[:0])
-	if cp.body.Digest() != cp.sum || cp.body.Size() != n {
-		return backend.Errorf(backend.KindBug, "", "the target stored %d octets with another hash than the %d that were read", cp.body.Size(), n)
+	if cp.body.Size() != n {
+		return backend.Errorf(backend.KindBug, "", "the target stored %d octets of the %d that were read", cp.body.Size(), n)
 	}
 	return nil
 }

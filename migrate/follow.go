@@ -34,7 +34,7 @@ type changes struct {
 // another UIDVALIDITY, a modseq that went down, a count that does not fit.
 func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pass) (done bool, err error) {
 	ch := &changes{fresh: newListing(&a.flags)}
-	sel, qresync, err := a.reopen(ctx, c, b, ch)
+	sel, qresync, listed, err := a.reopen(ctx, c, b, ch)
 	if err != nil {
 		return false, err
 	}
@@ -46,8 +46,10 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 			return false, err
 		}
 	}
-	if err := a.listFresh(ctx, c, b, sel, ch); err != nil {
-		return false, err
+	if !listed {
+		if err := a.listFresh(ctx, c, b, sel, ch); err != nil {
+			return false, err
+		}
 	}
 	gone := below(ch.vanished, imap.UID(b.next))
 	exists := int(sel.Exists) // as of the listing; fetching takes longer
@@ -94,25 +96,41 @@ func (b *box) account(ch *changes) {
 // total counts the source's messages as last seen, those we skip included.
 func (b *box) total() uint32 { return b.count + uint32(len(b.skipped)) }
 
-// reopen selects b, with QRESYNC where it is offered.
-func (a *account) reopen(ctx context.Context, c *remote.Client, b *box, ch *changes) (sel *remote.Selected, qresync bool, err error) {
+// reopen selects b, with QRESYNC where it is offered. When the status said that
+// something came, it lists that in the same round trip: listed tells so.
+func (a *account) reopen(ctx context.Context, c *remote.Client, b *box, ch *changes) (sel *remote.Selected, qresync, listed bool, err error) {
+	o := remote.SelectOptions{}
 	if c.Has("QRESYNC") {
-		if err := c.Enable(ctx, "QRESYNC"); err == nil {
-			sel, err = c.Examine(ctx, b.raw, remote.SelectOptions{
-				QResync: &remote.QResync{UIDValidity: b.validity, ModSeq: b.modseq}, Changed: a.changed(b, ch),
-			})
-			if err == nil || !backend.IsKind(err, backend.KindInvalid) {
-				if sel != nil {
-					ch.vanished = sel.Vanished
-				}
-				return sel, true, err
-			}
-		} else if !backend.IsKind(err, backend.KindInvalid) {
-			return nil, false, err
+		switch err := c.Enable(ctx, "QRESYNC"); {
+		case err == nil:
+			o = remote.SelectOptions{QResync: &remote.QResync{UIDValidity: b.validity, ModSeq: b.modseq}, Changed: a.changed(b, ch)}
+		case !backend.IsKind(err, backend.KindInvalid):
+			return nil, false, false, err
 		}
 	}
-	sel, err = c.Examine(ctx, b.raw, remote.SelectOptions{})
-	return sel, false, err
+	if b.known && b.status.UIDNext != b.next && c.Queueable(b.raw) {
+		l := &remote.MailboxListing{Raw: b.raw, Options: o, Query: ch.query(b), Meta: ch.add(b)}
+		if err := c.Listings(ctx, []*remote.MailboxListing{l}); err != nil {
+			return nil, false, false, err
+		}
+		if l.Err == nil {
+			ch.vanished = l.Selected.Vanished
+			ch.vanished.AddSet(l.Gone)
+			ch.fresh.finish()
+			return l.Selected, o.QResync != nil, true, nil
+		}
+		*ch = changes{fresh: newListing(&a.flags)} // one of them was refused: by themselves
+	}
+	sel, err = c.Examine(ctx, b.raw, o)
+	if o.QResync != nil && backend.IsKind(err, backend.KindInvalid) {
+		*ch = changes{fresh: newListing(&a.flags)}
+		o = remote.SelectOptions{}
+		sel, err = c.Examine(ctx, b.raw, o)
+	}
+	if err == nil {
+		ch.vanished = sel.Vanished
+	}
+	return sel, o.QResync != nil, false, err
 }
 
 // changed files the new flags of messages that the target has.
@@ -125,18 +143,26 @@ func (a *account) changed(b *box, ch *changes) func(*remote.Meta) error {
 	}
 }
 
-// listFresh lists what came since the last pass. "n:*" also gives the highest
+// query lists what came since the last pass. "n:*" also gives the highest
 // message when it is below n (RFC 9051 6.4.9).
-func (a *account) listFresh(ctx context.Context, c *remote.Client, b *box, sel *remote.Selected, ch *changes) error {
-	if sel.UIDNext == b.next || sel.Exists == 0 {
-		return nil
-	}
-	gone, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: fmt.Sprintf("%d:*", b.next), Items: remote.FetchAll}, func(m *remote.Meta) error {
+func (ch *changes) query(b *box) remote.FetchMeta {
+	return remote.FetchMeta{UIDs: fmt.Sprintf("%d:*", b.next), Items: remote.FetchAll}
+}
+
+func (ch *changes) add(b *box) func(*remote.Meta) error {
+	return func(m *remote.Meta) error {
 		if uint32(m.UID) < b.next {
 			return nil
 		}
 		return ch.fresh.add(m)
-	})
+	}
+}
+
+func (a *account) listFresh(ctx context.Context, c *remote.Client, b *box, sel *remote.Selected, ch *changes) error {
+	if sel.UIDNext == b.next || sel.Exists == 0 {
+		return nil
+	}
+	gone, err := c.FetchMeta(ctx, ch.query(b), ch.add(b))
 	ch.fresh.finish()
 	ch.vanished.AddSet(gone)
 	return err
@@ -211,12 +237,17 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 	if dropped := d.missing.dropped; len(dropped) > 0 { // went while we copied
 		l.entries = slices.DeleteFunc(l.entries, func(e entry) bool { return dropped[e.uid] })
 	}
+	b.summarize(l, sel)
+	return a.seal(ctx, b, sel, l)
+}
+
+// summarize takes the sum of a full listing over.
+func (b *box) summarize(l *listing, sel *remote.Selected) {
 	b.sum, b.count = l.sum(b.skipped)
 	b.summed, b.listed, b.ledger = true, true, nil
 	if sel.HighestModSeq > 0 {
 		b.ledger = newLedger(l)
 	}
-	return a.seal(ctx, b, sel, l)
 }
 
 func (a *account) applyMerge(ctx context.Context, b *box, ch *changes, d *difference, sel *remote.Selected, res *pass) error {

@@ -75,7 +75,10 @@ func TestLedgerFollowsDeltas(t *testing.T) {
 }
 
 // wiretap counts what goes over the connections it makes.
-type wiretap struct{ commands, octets atomic.Int64 }
+type wiretap struct {
+	commands, octets, turns atomic.Int64
+	asked                   atomic.Bool
+}
 
 type tapped struct {
 	net.Conn
@@ -85,11 +88,15 @@ type tapped struct {
 func (c tapped) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.tap.octets.Add(int64(n))
+	if c.tap.asked.Swap(false) {
+		c.tap.turns.Add(1)
+	}
 	return n, err
 }
 
 func (c tapped) Write(p []byte) (int, error) {
 	c.tap.commands.Add(int64(strings.Count(string(p), "\r\n")))
+	c.tap.asked.Store(true)
 	return c.Conn.Write(p)
 }
 
@@ -101,7 +108,18 @@ func (w *wiretap) dial(ctx context.Context, network, addr string) (net.Conn, err
 	return tapped{c, w}, nil
 }
 
-func (w *wiretap) reset() { w.commands.Store(0); w.octets.Store(0) }
+func (w *wiretap) reset() { w.commands.Store(0); w.octets.Store(0); w.turns.Store(0) }
+
+// tapped dials through a wiretap.
+func (s *source) tapped(w *wiretap) func(context.Context) (*remote.Client, error) {
+	return func(ctx context.Context) (*remote.Client, error) {
+		conn, err := remote.DialIMAP(ctx, remote.Target{Store: s.store, User: s.user, Dial: w.dial})
+		if err != nil {
+			return nil, err
+		}
+		return remote.NewClient(conn), nil
+	}
+}
 
 // TestHoldCostsChangesOnly: a big mailbox that changes in the hold costs a few
 // commands and what changed, on stores with modseqs.
@@ -127,13 +145,7 @@ func TestHoldCostsChangesOnly(t *testing.T) {
 			c.Cmd("NOOP")
 		}
 		fs := newFakeStore()
-		a := newAccount(s.user, func(ctx context.Context) (*remote.Client, error) {
-			conn, err := remote.DialIMAP(ctx, remote.Target{Store: s.store, User: s.user, Dial: tap.dial})
-			if err != nil {
-				return nil, err
-			}
-			return remote.NewClient(conn), nil
-		}, fs)
+		a := newAccount(s.user, s.tapped(tap), fs)
 		defer a.close()
 		run := func(what string) {
 			t.Helper()

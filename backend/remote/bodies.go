@@ -25,6 +25,19 @@ type BodySource interface {
 	Answered(set imap.UIDSet, err error) error
 }
 
+// MailboxSource is a BodySource whose sets are of several mailboxes:
+// FetchBodies opens them as they come, without waiting.
+type MailboxSource interface {
+	BodySource
+	// Mailbox names that of the set which NextSet gave last, in the store's
+	// octets; it has to be Queueable.
+	Mailbox() string
+	// Opened tells that what comes from now on is of this mailbox; with an
+	// error it could not be opened, and what comes is of none. sel may be of
+	// another UIDVALIDITY than when the mailbox was listed.
+	Opened(raw string, sel *Selected, err error)
+}
+
 // Window bounds what FetchBodies asks for ahead of what has come.
 type Window struct {
 	Octets   int64 // at least 1 MiB is kept on the way; default 4 MiB
@@ -48,7 +61,8 @@ func (w Window) commands() int {
 // request is a FETCH that is on its way.
 type request struct {
 	set  imap.UIDSet
-	left int64 // octets that it may still bring
+	left int64     // octets that it may still bring
+	sel  *Selected // what it opens, if it is no FETCH
 }
 
 // bodyFetch is one run of FetchBodies.
@@ -60,6 +74,8 @@ type bodyFetch struct {
 	order   []string // tags in the order of sending; stores answer in it
 	octets  int64
 	drained bool
+	boxes   MailboxSource // nil: one mailbox, which is open
+	at      string        // the mailbox opened last
 }
 
 // FetchBodies fetches BODY.PEEK[] of the selected mailbox, several commands
@@ -71,6 +87,7 @@ func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) erro
 	}
 	defer c.conn.link.watch(ctx)()
 	f := &bodyFetch{c: c, src: src, window: w, flight: map[string]*request{}}
+	f.boxes, _ = src.(MailboxSource)
 	for {
 		if err := f.fill(); err != nil {
 			return c.fail(ctx, err)
@@ -97,6 +114,9 @@ func (f *bodyFetch) fill() error {
 			f.drained = true
 			break
 		}
+		if err := f.open(); err != nil {
+			return err
+		}
 		tag := f.c.conn.nextTag()
 		if _, err := f.c.conn.w.WriteString(tag + " UID FETCH " + set.String() + " (UID BODY.PEEK[])\r\n"); err != nil {
 			return err
@@ -112,7 +132,31 @@ func (f *bodyFetch) fill() error {
 	return f.c.conn.w.Flush()
 }
 
+// open asks for the mailbox of the next set, unless it is the one before.
+func (f *bodyFetch) open() error {
+	if f.boxes == nil || f.boxes.Mailbox() == f.at {
+		return nil
+	}
+	f.at = f.boxes.Mailbox()
+	cmd, _ := f.c.examine(f.at, SelectOptions{})
+	tag := f.c.conn.nextTag()
+	f.flight[tag] = &request{sel: &Selected{Raw: f.at}}
+	f.order = append(f.order, tag)
+	return f.c.write(tag, cmd, nil, nil) // nothing to wait for: the name is Queueable
+}
+
+// opening is the mailbox that the oldest command opens; nil when it is a FETCH.
+func (f *bodyFetch) opening() *Selected {
+	if len(f.order) == 0 {
+		return nil
+	}
+	return f.flight[f.order[0]].sel
+}
+
 func (f *bodyFetch) handle(r response) (lineState, error) {
+	if sel := f.opening(); sel != nil {
+		return f.c.selectData(sel, SelectOptions{}, r)
+	}
 	if r.name != "FETCH" {
 		return lineUnknown, nil
 	}
@@ -176,6 +220,14 @@ func (f *bodyFetch) answered(r response) error {
 	var err error
 	if r.name != "OK" {
 		err = statusError("UID FETCH", r)
+	}
+	if req.sel != nil {
+		f.c.selected = req.sel
+		if err != nil {
+			f.c.selected = nil
+		}
+		f.boxes.Opened(req.sel.Raw, req.sel, err)
+		return nil
 	}
 	return f.src.Answered(req.set, err)
 }

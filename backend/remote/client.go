@@ -112,41 +112,60 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s: %s %s", e.Command, e.Status, e.Text)
 }
 
+// flight are commands that were sent and not yet answered.
+type flight struct {
+	waiting map[string]int // by tag
+	answers []response
+	done    func(i int, r response) error // told each answer as it comes, in the order of sending; may be nil
+}
+
+func (f *flight) take(r response) error {
+	i, ok := f.waiting[r.tag]
+	if !ok {
+		return nil
+	}
+	delete(f.waiting, r.tag)
+	f.answers[i] = r
+	if f.done == nil {
+		return nil
+	}
+	return f.done(i, r)
+}
+
 // run sends cmds without waiting in between and reads until all are answered.
 // It returns their tagged responses in the order of cmds; NO and BAD are no
 // errors here.
 func (c *Client) run(ctx context.Context, on handler, cmds ...command) ([]response, error) {
+	return c.runEach(ctx, on, nil, cmds...)
+}
+
+// runEach is run, and tells done about each answer as it comes.
+func (c *Client) runEach(ctx context.Context, on handler, done func(i int, r response) error, cmds ...command) ([]response, error) {
 	if c.broken != nil {
 		return nil, c.broken
 	}
 	defer c.conn.link.watch(ctx)()
-	waiting := make(map[string]int, len(cmds))
-	answers := make([]response, len(cmds))
+	f := &flight{waiting: make(map[string]int, len(cmds)), answers: make([]response, len(cmds)), done: done}
 	for i, cmd := range cmds {
 		tag := c.conn.nextTag()
-		waiting[tag] = i
-		if err := c.write(tag, cmd, on, waiting, answers); err != nil {
+		f.waiting[tag] = i
+		if err := c.write(tag, cmd, on, f); err != nil {
 			return nil, c.fail(ctx, err)
 		}
 	}
 	if err := c.conn.w.Flush(); err != nil {
 		return nil, c.fail(ctx, err)
 	}
-	for len(waiting) > 0 {
+	for len(f.waiting) > 0 {
 		r, err := c.next(on)
+		if err == nil {
+			err = f.take(r)
+		}
 		if err != nil {
 			return nil, c.fail(ctx, err)
 		}
-		c.answered(r, waiting, answers)
 	}
-	return answers, nil
-}
-
-func (c *Client) answered(r response, waiting map[string]int, answers []response) {
-	if i, ok := waiting[r.tag]; ok {
-		delete(waiting, r.tag)
-		answers[i] = r
-	}
+	return f.answers, nil
 }
 
 // one runs a single command; NO and BAD are a StatusError.
@@ -183,7 +202,7 @@ func statusError(name string, r response) error {
 
 // write buffers a command. A literal that needs the store's consent is awaited,
 // and what arrives meanwhile is handled.
-func (c *Client) write(tag string, cmd command, on handler, waiting map[string]int, answers []response) error {
+func (c *Client) write(tag string, cmd command, on handler, f *flight) error {
 	w := c.conn.w
 	_, _ = w.WriteString(tag + " ")
 	for _, p := range cmd {
@@ -196,7 +215,7 @@ func (c *Client) write(tag string, cmd command, on handler, waiting map[string]i
 			fmt.Fprintf(w, "{%d+}\r\n%s", len(p.s), p.s)
 		default:
 			fmt.Fprintf(w, "{%d}\r\n", len(p.s))
-			if ok, err := c.consent(tag, on, waiting, answers); err != nil || !ok {
+			if ok, err := c.consent(tag, on, f); err != nil || !ok {
 				return err // refused: the tagged response is taken
 			}
 			_, _ = w.WriteString(p.s)
@@ -208,7 +227,7 @@ func (c *Client) write(tag string, cmd command, on handler, waiting map[string]i
 
 // consent waits for a continuation request; false when the command was
 // answered instead.
-func (c *Client) consent(tag string, on handler, waiting map[string]int, answers []response) (bool, error) {
+func (c *Client) consent(tag string, on handler, f *flight) (bool, error) {
 	if err := c.conn.w.Flush(); err != nil {
 		return false, err
 	}
@@ -220,7 +239,9 @@ func (c *Client) consent(tag string, on handler, waiting map[string]int, answers
 		if r.tag == "+" {
 			return true, nil
 		}
-		c.answered(r, waiting, answers)
+		if err := f.take(r); err != nil {
+			return false, err
+		}
 		if r.tag == tag {
 			return false, nil
 		}

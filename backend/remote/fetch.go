@@ -62,11 +62,18 @@ const FetchAll = "INTERNALDATE RFC822.SIZE"
 
 // FetchMeta runs q and returns the UIDs that vanished.
 func (c *Client) FetchMeta(ctx context.Context, q FetchMeta, fn func(*Meta) error) (imap.UIDSet, error) {
+	var gone imap.UIDSet
+	modseqs := c.condstore() && c.selected != nil && c.selected.HighestModSeq > 0
+	_, err := c.one(ctx, c.metaHandler(&gone, fn), q.command(modseqs))
+	return gone, err
+}
+
+func (q *FetchMeta) command(modseqs bool) command {
 	items := "UID FLAGS"
 	if q.Items != "" {
 		items += " " + q.Items
 	}
-	if c.condstore() && c.selected != nil && c.selected.HighestModSeq > 0 {
+	if modseqs {
 		items += " MODSEQ"
 	}
 	line := fmt.Sprintf("UID FETCH %s (%s)", q.UIDs, items)
@@ -76,8 +83,11 @@ func (c *Client) FetchMeta(ctx context.Context, q FetchMeta, fn func(*Meta) erro
 	case q.ChangedSince > 0:
 		line += fmt.Sprintf(" (CHANGEDSINCE %d)", q.ChangedSince)
 	}
-	var gone imap.UIDSet
-	_, err := c.one(ctx, func(r response) (lineState, error) {
+	return command{text(line)}
+}
+
+func (c *Client) metaHandler(gone *imap.UIDSet, fn func(*Meta) error) handler {
+	return func(r response) (lineState, error) {
 		switch r.name {
 		case "FETCH":
 			m, err := c.fetchData(r.num, nil)
@@ -91,8 +101,7 @@ func (c *Client) FetchMeta(ctx context.Context, q FetchMeta, fn func(*Meta) erro
 			return lineOpen, err
 		}
 		return lineUnknown, nil
-	}, command{text(line)})
-	return gone, err
+	}
 }
 
 // Search runs UID SEARCH with a criterion; ESEARCH's form is understood too.
@@ -158,7 +167,10 @@ func (c *Client) fetchItem(m *Meta, sink bodySink) error {
 	if err != nil {
 		return err
 	}
-	item := fetchItems[string(bytes.ToUpper(b))]
+	item, ok := fetchItems[string(b)]
+	if !ok {
+		item = fetchItems[string(bytes.ToUpper(b))]
+	}
 	if p, err := s.peek(); err != nil {
 		return err
 	} else if p == '[' {

@@ -68,6 +68,7 @@ func (s *scanner) token() ([]byte, error) { return s.until(" ()\r\n") }
 func (s *scanner) until(stop string) ([]byte, error) {
 	s.buf = s.buf[:0]
 	for {
+		s.plain(stop)
 		c, err := s.peek()
 		if err != nil {
 			return nil, err
@@ -86,6 +87,18 @@ func (s *scanner) until(stop string) ([]byte, error) {
 		_, _ = s.r.Discard(1)
 		s.buf = append(s.buf, c)
 	}
+}
+
+// plain takes over what is buffered up to one of stop, a possible literal, or
+// the bound: the common case of until.
+func (s *scanner) plain(stop string) {
+	b, _ := s.r.Peek(min(s.r.Buffered(), maxText-len(s.buf)))
+	n := 0
+	for n < len(b) && b[n] != '{' && b[n] != '~' && strings.IndexByte(stop, b[n]) < 0 {
+		n++
+	}
+	s.buf = append(s.buf, b[:n]...)
+	_, _ = s.r.Discard(n)
 }
 
 // literalAhead looks for "{n}CRLF", also "~{n}" and "{n+}", without reading it:

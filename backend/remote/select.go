@@ -45,21 +45,11 @@ type SelectOptions struct {
 // Examine opens a mailbox read-only, so that \Recent stays for the user's own
 // clients. KindNotFound when it is gone.
 func (c *Client) Examine(ctx context.Context, raw string, o SelectOptions) (*Selected, error) {
-	name := "EXAMINE "
-	if c.profile.SelectOnce {
-		name = "SELECT "
-	}
-	param := ""
-	switch {
-	case o.QResync != nil:
-		param = fmt.Sprintf(" (QRESYNC (%d %d))", o.QResync.UIDValidity, o.QResync.ModSeq)
-	case c.condstore():
-		param = " (CONDSTORE)"
-	}
-	sel, err := c.open(ctx, command{text(name), wire(raw), text(param)}, raw, o)
+	cmd, param := c.examine(raw, o)
+	sel, err := c.open(ctx, cmd, raw, o)
 	if se := (*StatusError)(nil); param == " (CONDSTORE)" && errors.As(err, &se) && se.Status == "BAD" {
 		// A capability is a claim: some announce it and know no parameters.
-		sel, err = c.open(ctx, command{text(name), wire(raw)}, raw, o)
+		sel, err = c.open(ctx, cmd[:2], raw, o)
 	}
 	if err != nil {
 		return nil, err
@@ -68,6 +58,21 @@ func (c *Client) Examine(ctx context.Context, raw string, o SelectOptions) (*Sel
 		sel.Resynced = false
 	}
 	return sel, nil
+}
+
+// examine is the command that opens a mailbox, its parameter last.
+func (c *Client) examine(raw string, o SelectOptions) (cmd command, param string) {
+	name := "EXAMINE "
+	if c.profile.SelectOnce {
+		name = "SELECT "
+	}
+	switch {
+	case o.QResync != nil:
+		param = fmt.Sprintf(" (QRESYNC (%d %d))", o.QResync.UIDValidity, o.QResync.ModSeq)
+	case c.condstore():
+		param = " (CONDSTORE)"
+	}
+	return command{text(name), wire(raw), text(param)}, param
 }
 
 func (c *Client) open(ctx context.Context, cmd command, raw string, o SelectOptions) (*Selected, error) {

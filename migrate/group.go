@@ -1,0 +1,235 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend/remote"
+)
+
+// Small mailboxes are listed and copied in groups, so that at a distance a group
+// costs some round trips and not each mailbox. What a group does not bring over
+// cleanly is left to the way of single mailboxes (merge), which knows every
+// odd case.
+const (
+	groupBoxes    = 32
+	groupMessages = 20_000 // listed at a time
+	groupSmall    = 4_000  // larger ones keep a window full by themselves
+	groupCommands = 64     // on the way
+)
+
+// member is one mailbox of a group.
+type member struct {
+	b       *box
+	list    *remote.MailboxListing
+	l       *listing
+	missing *listing
+	cp      *copier
+	failed  bool
+}
+
+// groupable reports mailboxes that have to be listed whole and are small.
+func (a *account) groupable(c *remote.Client, p planned) bool {
+	b := a.boxes[p.name]
+	if b != nil && !b.hollow && slices.Equal(b.special, p.special) && (b.modseq > 0 || b.unchanged(p)) {
+		return false // a delta is cheaper
+	}
+	return !p.hollow && p.known && p.status.Messages <= groupSmall && c.Queueable(p.raw)
+}
+
+// groups calls one for mailboxes that go alone, and many for groups.
+func (a *account) groups(c *remote.Client, boxes []planned, one func(planned), many func([]planned)) {
+	var group []planned
+	messages := uint32(0)
+	flush := func() {
+		if len(group) > 1 {
+			many(group)
+		} else {
+			for _, p := range group {
+				one(p)
+			}
+		}
+		group, messages = nil, 0
+	}
+	for _, p := range boxes {
+		if !a.groupable(c, p) {
+			one(p)
+			continue
+		}
+		if group = append(group, p); p.status.Messages > groupMessages-min(messages, groupMessages) || len(group) == groupBoxes {
+			flush()
+			continue
+		}
+		messages += p.status.Messages
+	}
+	flush()
+}
+
+// mergeGroup brings mailboxes over that a full listing is needed for. It
+// returns those that are left to do one by one, for whatever reason.
+func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (left []planned) {
+	c, err := a.connected(ctx)
+	if err != nil {
+		return group
+	}
+	members := make([]*member, len(group))
+	lists := make([]*remote.MailboxListing, len(group))
+	for i, p := range group {
+		m := &member{b: &box{planned: p}, l: newListing(&a.flags)}
+		if old := a.boxes[p.name]; old != nil {
+			m.b.validity, m.b.firstRecent, m.b.notes = old.validity, old.firstRecent, old.notes
+		}
+		m.list = &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, Meta: m.l.add}
+		members[i], lists[i] = m, m.list
+	}
+	if err := c.Listings(ctx, lists); err != nil {
+		a.drop()
+		return group
+	}
+	for _, m := range members {
+		m.failed = a.stage(ctx, c, m, res) != nil
+	}
+	if err := a.fetchGroup(ctx, c, members, res); err != nil {
+		a.log.Info("a group of mailboxes was cut off", "error", err)
+		a.drop()
+	}
+	for i, m := range members {
+		if a.finish(ctx, m) != nil {
+			left = append(left, group[i])
+			continue
+		}
+		res.Changed++
+		a.boxes[m.b.name] = m.b
+	}
+	return left
+}
+
+var errLeft = errors.New("left to the way of single mailboxes")
+
+// stage compares a listing with the target and applies all but new messages.
+func (a *account) stage(ctx context.Context, c *remote.Client, m *member, res *pass) error {
+	sel := m.list.Selected
+	m.l.finish()
+	if m.list.Err != nil || len(m.l.entries) != int(sel.Exists) || len(m.list.Gone) > 0 {
+		return errLeft
+	}
+	if err := a.openBox(ctx, c, m.b, sel); err != nil {
+		return err
+	}
+	d, err := diff(ctx, m.l, m.b.imp)
+	if err != nil {
+		return err
+	}
+	if tooMany(d.removed, d.had) {
+		return errLeft
+	}
+	res.Vanished += d.removed
+	m.missing = d.missing
+	return a.applyMerge(ctx, m.b, &changes{flags: d.flags, fresh: &listing{}}, d, sel, res)
+}
+
+// fetchGroup copies what the members miss.
+func (a *account) fetchGroup(ctx context.Context, c *remote.Client, members []*member, res *pass) error {
+	src := &groupSource{boxes: make(map[string]*member)}
+	slots := make(chan struct{}, 2*putsAhead)
+	buf := make([]byte, 64<<10)
+	for _, m := range members {
+		if m.failed || len(m.missing.entries) == 0 {
+			continue
+		}
+		m.cp = &copier{a: a, b: m.b, l: m.missing, todo: m.missing.entries, ctx: ctx, got: newMarks(len(m.missing.entries)),
+			exact: c.Profile().ExactSizes || c.Profile().GhostBodies, puts: newPutter(ctx, m.b.imp), buf: buf}
+		m.cp.puts.slots = slots
+		src.todo = append(src.todo, m)
+		src.boxes[m.b.raw] = m
+		a.progress.Octets.Add(m.missing.octets)
+		a.progress.Messages.Add(int64(len(m.missing.entries)))
+	}
+	err := error(nil)
+	for err == nil && len(src.todo) > 0 {
+		err = c.FetchBodies(ctx, src, remote.Window{Octets: windowOctets, Commands: groupCommands})
+		src.leave()
+		if err == nil && len(src.todo) > 0 {
+			err = a.yield(ctx)
+		}
+	}
+	for _, m := range src.boxes {
+		m.cp.drop()
+		if e := m.cp.puts.wait(); e != nil {
+			m.failed = true
+		}
+		res.Copied += m.cp.got.n
+	}
+	return err
+}
+
+// finish seals a mailbox that came over whole.
+func (a *account) finish(ctx context.Context, m *member) error {
+	if cp := m.cp; cp != nil && cp.got.n < len(m.missing.entries) {
+		m.failed = true // single counts it again
+		a.progress.Messages.Add(int64(cp.got.n - len(m.missing.entries)))
+	}
+	if m.failed {
+		return errLeft
+	}
+	m.b.summarize(m.l, m.list.Selected)
+	return a.seal(ctx, m.b, m.list.Selected, m.l)
+}
+
+// groupSource is a remote.MailboxSource over the members of a group.
+type groupSource struct {
+	todo  []*member // not asked for to the end
+	boxes map[string]*member
+	open  *member // whose answers come; nil: nobody's
+}
+
+// NextSet gives the sets of one mailbox after the other.
+func (g *groupSource) NextSet() (imap.UIDSet, int64, bool) {
+	for len(g.todo) > 0 && len(g.todo[0].cp.todo) == 0 {
+		g.todo = g.todo[1:]
+	}
+	if len(g.todo) == 0 {
+		return nil, 0, false
+	}
+	return g.todo[0].cp.NextSet()
+}
+
+// Mailbox is that of the set before.
+func (g *groupSource) Mailbox() string { return g.todo[0].b.raw }
+
+// Opened switches to the next mailbox, if it is still the one that was listed.
+func (g *groupSource) Opened(raw string, sel *remote.Selected, err error) {
+	g.leave()
+	if m := g.boxes[raw]; err == nil && m != nil && sel.UIDValidity == m.b.validity {
+		g.open = m
+	}
+}
+
+// leave commits what is there of the mailbox that was open.
+func (g *groupSource) leave() {
+	if g.open != nil {
+		g.open.cp.drop()
+		_ = g.open.cp.puts.flush() // wait tells its error
+		g.open = nil
+	}
+}
+
+func (g *groupSource) Body(size int64, r io.Reader) error {
+	if g.open == nil {
+		return nil
+	}
+	return g.open.cp.Body(size, r)
+}
+
+func (g *groupSource) Message(m *remote.Meta) error {
+	if g.open != nil && g.open.cp.Message(m) != nil {
+		g.open.failed = true // a Put of this mailbox: the others go on
+	}
+	return nil
+}
+
+func (g *groupSource) Answered(imap.UIDSet, error) error { return nil }
