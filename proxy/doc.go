@@ -7,7 +7,7 @@
 // The life of a session, file by file:
 //
 //	accept.go    listeners, limits, TLS
-//	protocol.go  what a protocol has of its own; imap.go and pop3.go are such tables
+//	protocol.go  what a protocol has of its own; imap.go, pop3.go, managesieve.go are such tables
 //	sasl.go      authentication and STARTTLS, as all protocols do them
 //	login.go     directory, placement, hold, password, backend connection
 //	relay.go     two goroutines that carry octets through the framing

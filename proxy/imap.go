@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,10 @@ func readIMAP(ctx context.Context, f *front) (credentials, error) {
 				return c, err
 			}
 		}
-		if err := f.syntax(tag); err != nil {
+		err = f.syntax(func(code, text string) error {
+			return f.answer(cmp.Or(tag, "*"), "", "BAD "+code+text)
+		})
+		if err != nil {
 			return credentials{}, err
 		}
 	}
@@ -146,18 +150,18 @@ func (f *front) awaitCommand() error {
 
 // syntax answers a command that did not parse, and finds the next one. What is
 // too long, or late, ends the connection.
-func (f *front) syntax(tag string) error {
+func (f *front) syntax(answer func(code, text string) error) error {
 	err := f.d.Err()
 	if err == nil {
 		return nil
 	}
 	var bad *line.SyntaxError
-	text := ""
+	code, text := "", ""
 	switch {
 	case errors.As(err, &bad):
-		text = "BAD " + bad.Text
+		text = bad.Text
 	case errors.Is(err, line.ErrTooBig):
-		text = "BAD [TOOBIG] Too long"
+		code, text = "[TOOBIG] ", "Too long"
 	case errors.Is(err, line.ErrLineTooLong):
 		f.proto.bye(f, "Command line is too long")
 		return errQuit
@@ -167,14 +171,11 @@ func (f *front) syntax(tag string) error {
 	default:
 		return errQuit
 	}
-	if tag == "" {
-		tag = "*"
-	}
 	if err := f.d.Discard(int64(line.PreLogin.Command)); err != nil {
 		f.proto.bye(f, "Command is too long")
 		return errQuit
 	}
-	return f.answer(tag, "", text)
+	return answer(code, text)
 }
 
 // answer sends untagged lines and a tagged one.

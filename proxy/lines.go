@@ -111,7 +111,8 @@ func (t *lineTracker) upLine(l []byte, out *output) {
 	}
 	t.up = upCommand
 	if t.literals {
-		switch size, sync, has := literalOf(l); {
+		size, sync, has := literalOf(l)
+		switch has = has && malformed(l) == ""; {
 		case has && sync:
 			out.fatal = errSyncLiteral // nobody can tell what follows
 			return

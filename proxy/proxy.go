@@ -65,6 +65,11 @@ func (p *Proxy) ServePOP3(l net.Listener, implicitTLS bool) error {
 	return p.serveProtocol(l, &pop3, implicitTLS)
 }
 
+// ServeManageSieve is ServeIMAP for ManageSieve, which knows STARTTLS only.
+func (p *Proxy) ServeManageSieve(l net.Listener) error {
+	return p.serveProtocol(l, &managesieve, false)
+}
+
 func (p *Proxy) serveProtocol(l net.Listener, proto *protocol, implicitTLS bool) error {
 	if implicitTLS && p.o.TLS == nil {
 		l.Close()

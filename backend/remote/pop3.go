@@ -13,12 +13,12 @@ import (
 const maxCommand = 255
 
 // DialPOP3 connects, protects the connection as the store's TLS mode says, and
-// logs in as its login mode says: by AUTH PLAIN where it is offered, else by
-// USER and PASS. Errors are those of DialIMAP, and KindConflict: another
+// logs in as its login mode says: by USER and PASS, which every store has, and
+// by AUTH PLAIN where these cannot say it. Errors are those of DialIMAP, and KindConflict: another
 // session has the mailbox for itself.
 func DialPOP3(ctx context.Context, t Target) (*TextConn, error) {
 	return dialText(ctx, t, backend.POP3, func(c *TextConn) []step {
-		return []step{{"greeting", c.popGreeting}, {"CAPA", c.popCapabilities}, {"STLS", c.popTLS}, {"login", c.popLogin}}
+		return []step{{"greeting", c.popGreeting}, {"STLS", c.popTLS}, {"login", c.popLogin}}
 	})
 }
 
@@ -93,34 +93,21 @@ func (c *TextConn) popTLS(ctx context.Context) error {
 	if !c.plaintext() {
 		return nil
 	}
-	if !slices.Contains(c.caps, "STLS") {
-		return fmt.Errorf("the store does not offer STLS")
-	}
 	if _, err := c.popCommand("STLS"); err != nil {
 		return err
 	}
-	if err := c.startTLS(ctx); err != nil {
-		return err
-	}
-	return c.popCapabilities(ctx)
+	return c.startTLS(ctx)
 }
 
-func (c *TextConn) popLogin(context.Context) error {
+func (c *TextConn) popLogin(ctx context.Context) error {
 	id, err := c.target.identity()
 	if err != nil {
 		return err
 	}
 	defer c.patience()()
-	plain := slices.ContainsFunc(c.caps, func(l string) bool {
-		f := strings.Fields(l)
-		return len(f) > 1 && f[0] == "SASL" && slices.Contains(f[1:], "PLAIN")
-	})
-	switch {
-	case plain:
-		err = c.popPlain(id)
-	case id.sasl:
-		return fmt.Errorf("the store does not offer SASL PLAIN, which a delegated login needs")
-	default:
+	if id.sasl || strings.Contains(id.user, " ") { // PASS takes anything, USER one word
+		err = c.popPlain(ctx, id)
+	} else {
 		err = c.popUser(id)
 	}
 	if refused, ok := err.(*popError); ok {
@@ -131,7 +118,16 @@ func (c *TextConn) popLogin(context.Context) error {
 
 // popPlain is AUTH PLAIN, in one round trip where the line is short enough
 // (RFC 5034).
-func (c *TextConn) popPlain(id identity) error {
+func (c *TextConn) popPlain(ctx context.Context, id identity) error {
+	if err := c.popCapabilities(ctx); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(c.caps, func(l string) bool {
+		f := strings.Fields(l)
+		return len(f) > 1 && f[0] == "SASL" && slices.Contains(f[1:], "PLAIN")
+	}) {
+		return fmt.Errorf("the store does not offer SASL PLAIN, which this login needs")
+	}
 	msg := id.plain()
 	if first := "AUTH PLAIN " + msg; len(first)+2 <= maxCommand {
 		_, err := c.popCommand(first)
@@ -147,12 +143,8 @@ func (c *TextConn) popPlain(id identity) error {
 	return err
 }
 
-// popUser is USER and PASS. The arguments cannot be quoted, so a name with a
-// space cannot be sent.
+// popUser is USER and PASS.
 func (c *TextConn) popUser(id identity) error {
-	if strings.Contains(id.user, " ") {
-		return backend.NewError(backend.KindAuthentication, "This name or password cannot be used.")
-	}
 	if _, err := c.popCommand("USER " + id.user); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func bind(c *config.Config) (listeners, error) {
 	wanted := map[string][]string{"admin": c.Listen.Admin}
 	if c.HasRole(config.RoleProxy) {
 		wanted["imap"], wanted["imaps"], wanted["lmtp"] = c.Listen.IMAP, c.Listen.IMAPS, c.Listen.LMTP
-		wanted["pop3"], wanted["pop3s"] = c.Listen.POP3, c.Listen.POP3S
+		wanted["pop3"], wanted["pop3s"], wanted["managesieve"] = c.Listen.POP3, c.Listen.POP3S, c.Listen.ManageSieve
 	}
 	if c.HasRole(config.RoleIngress) {
 		wanted["submission"], wanted["submissions"] = c.Listen.Submission, c.Listen.Submissions

@@ -72,10 +72,11 @@ func (a *App) buildProxy(host string) (err error) {
 	a.inward = newPipeListener()
 	p := part{name: "proxy", serve: untilDone, stop: a.proxy.Shutdown}
 	for name, serve := range map[string]func(net.Listener) error{
-		"imap":  func(l net.Listener) error { return a.proxy.ServeIMAP(l, false) },
-		"imaps": func(l net.Listener) error { return a.proxy.ServeIMAP(l, true) },
-		"pop3":  func(l net.Listener) error { return a.proxy.ServePOP3(l, false) },
-		"pop3s": func(l net.Listener) error { return a.proxy.ServePOP3(l, true) },
+		"imap":        func(l net.Listener) error { return a.proxy.ServeIMAP(l, false) },
+		"imaps":       func(l net.Listener) error { return a.proxy.ServeIMAP(l, true) },
+		"pop3":        func(l net.Listener) error { return a.proxy.ServePOP3(l, false) },
+		"pop3s":       func(l net.Listener) error { return a.proxy.ServePOP3(l, true) },
+		"managesieve": func(l net.Listener) error { return a.proxy.ServeManageSieve(l) },
 	} {
 		for _, l := range a.listeners[name] {
 			p.also = append(p.also, func() error { return serve(l) })

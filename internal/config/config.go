@@ -18,7 +18,7 @@ import (
 type Config struct {
 	Node        string        `mapstructure:"node" doc:"Name of this node: in logs, and in what proxies confirm to a migration." default:"node1"`
 	Data        string        `mapstructure:"data" doc:"Directory of everything that this node keeps: the mailstore, generated certificates, journals of migrations, the socket of the commands. The flag --data overrides it." default:"mailferry-data"`
-	Roles       []Role        `mapstructure:"roles" doc:"What this node does: proxy (IMAP, POP3 and LMTP listeners), store (our own mailstore), ingress (submission), migrate (moves users)." default:"proxy,store,ingress,migrate"`
+	Roles       []Role        `mapstructure:"roles" doc:"What this node does: proxy (IMAP, POP3, ManageSieve and LMTP listeners), store (our own mailstore), ingress (submission), migrate (moves users)." default:"proxy,store,ingress,migrate"`
 	Listen      Listen        `mapstructure:"listen" doc:"Addresses to listen on, by protocol. A protocol that is not named keeps its default on loopback; an empty list turns it off. The flag --ports BASE moves all defaults to BASE, BASE+1 and so on, in this order."`
 	TLS         TLS           `mapstructure:"tls" doc:"Certificates, and who may log in without TLS."`
 	Log         Log           `mapstructure:"log" doc:"What is logged to standard error."`
@@ -48,7 +48,7 @@ type Listen struct {
 	IMAPS       []string `mapstructure:"imaps" doc:"IMAP with TLS from the first byte." default:"127.0.0.1:1993"`
 	POP3        []string `mapstructure:"pop3" doc:"POP3 with STLS. Off unless named."`
 	POP3S       []string `mapstructure:"pop3s" doc:"POP3 with TLS from the first byte. Off unless named."`
-	ManageSieve []string `mapstructure:"managesieve" doc:"ManageSieve. Not served by this version: must be empty."`
+	ManageSieve []string `mapstructure:"managesieve" doc:"ManageSieve with STARTTLS, in front of foreign stores; our own has none yet. Off unless named."`
 	LMTP        []string `mapstructure:"lmtp" doc:"LMTP: deliveries from trusted mail servers, routed by recipient." default:"127.0.0.1:2424"`
 	SMTP        []string `mapstructure:"smtp" doc:"SMTP from the world. Not served by this version: must be empty."`
 	Submission  []string `mapstructure:"submission" doc:"Submission with STARTTLS: mail of logged-in users." default:"127.0.0.1:1587"`

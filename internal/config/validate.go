@@ -35,7 +35,7 @@ var (
 	loginModes    = []backend.LoginMode{backend.LoginUser, backend.LoginAuthzid, backend.LoginMaster}
 	cleartextWays = []CleartextLogin{CleartextLoopback, CleartextNever, CleartextAlways}
 	protocols     = []string{"imap", "pop3", "managesieve", "lmtp"}
-	notServed     = []string{"managesieve", "smtp", "cluster"}
+	notServed     = []string{"smtp", "cluster"}
 )
 
 // validate reports everything that is wrong with single values and with how
