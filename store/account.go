@@ -33,6 +33,7 @@ type Mailbox struct {
 	Unseen        uint32
 	Deleted       uint32
 	Recent        uint32 // that no read-write SELECT has claimed
+	FirstRecent   imap.UID
 	Size          int64
 	SpecialUse    []imap.MailboxAttr
 	Subscribed    bool
@@ -147,7 +148,7 @@ func readMailbox(r engine.Reader, user, id uint64) (Mailbox, error) {
 	}
 	return Mailbox{ID: id, Name: rec.Name, UIDValidity: rec.UIDValidity, UIDNext: imap.UID(rec.UIDNext),
 		HighestModSeq: rec.HighestModSeq, Messages: rec.Messages, Unseen: rec.Unseen, Deleted: rec.Deleted,
-		Recent: rec.Recent, Size: rec.Size, SpecialUse: rec.SpecialUse, NoSelect: rec.NoSelect}, nil
+		Recent: rec.Recent, FirstRecent: imap.UID(rec.FirstRecent), Size: rec.Size, SpecialUse: rec.SpecialUse, NoSelect: rec.NoSelect}, nil
 }
 
 // describe fills in what is not in the mailbox's record.

@@ -49,7 +49,7 @@ func runResume(ctx context.Context, s *session, c *call) error {
 	}
 	v := s.openView(mb, r.readOnly)
 	if err := s.resumeView(ctx, v, r); err != nil {
-		v.watch.Close()
+		s.closeView(v)
 		return err
 	}
 	s.view, s.state, s.saved = v, stateSelected, r.saved

@@ -75,7 +75,7 @@ func (k and) match(c *candidate) bool {
 func (k not) match(c *candidate) bool       { return !k.k.match(c) }
 func (k or) match(c *candidate) bool        { return k.a.match(c) || k.b.match(c) }
 func (k uidKey) match(c *candidate) bool    { return k.set.Contains(uint32(c.UID)) }
-func (recentKey) match(c *candidate) bool   { return c.v.recent <= c.UID }
+func (recentKey) match(c *candidate) bool   { return c.v.isRecent(c.UID) }
 func (k flagKey) match(c *candidate) bool   { return hasFlag(c.Flags, k.flag) == k.set }
 func (k modseqKey) match(c *candidate) bool { return c.ModSeq >= uint64(k) }
 

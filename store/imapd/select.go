@@ -81,7 +81,7 @@ func (s *session) selectMailbox(ctx context.Context, name backend.MailboxName, r
 	}
 	v := s.openView(mb, readOnly)
 	if err := s.fillView(ctx, v, mb, q); err != nil {
-		v.watch.Close()
+		s.closeView(v)
 		return err
 	}
 	s.view, s.state = v, stateSelected
@@ -94,11 +94,12 @@ func (s *session) selectMailbox(ctx context.Context, name backend.MailboxName, r
 // fillView reads the mailbox and writes the untagged responses of SELECT.
 func (s *session) fillView(ctx context.Context, v *view, mb store.Mailbox, q qresyncParam) error {
 	if !v.readOnly && mb.Recent > 0 {
-		first, _, err := s.account.ClaimRecent(ctx, mb.ID)
+		first, next, err := s.account.ClaimRecent(ctx, mb.ID)
 		if err != nil {
 			return err
 		}
-		v.recent = first
+		mb.FirstRecent, mb.UIDNext = first, next
+		s.claimRecent(v, first, mb)
 	}
 	o, err := s.readView(ctx, v, q)
 	if err != nil {
@@ -139,9 +140,7 @@ func (s *session) readView(ctx context.Context, v *view, q qresyncParam) (o open
 		return o, err
 	}
 	v.modseq, v.flags = mb.HighestModSeq, mb.Flags
-	if n := len(v.uids); v.readOnly && mb.Recent > 0 && int(mb.Recent) <= n {
-		v.recent = v.uids[n-int(mb.Recent)]
-	}
+	s.claimRecent(v, mb.FirstRecent, mb)
 	o.mailbox, o.unseen = mb, firstUnseen(snap, v)
 	if q.given && q.uidValidity == mb.UIDValidity {
 		err = o.readResync(snap, q)

@@ -95,6 +95,7 @@ type Server struct {
 	met *metrics
 	// structures of messages that the store keeps none of, by digest
 	structures *lru.Cache[[32]byte, []byte]
+	recents    recents
 
 	mu       sync.Mutex // guards what follows
 	closing  bool
@@ -120,7 +121,8 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{o: o, log: o.Logger, met: m, structures: cache, sessions: map[*session]struct{}{}, ls: map[net.Listener]struct{}{}}, nil
+	return &Server{o: o, log: o.Logger, met: m, structures: cache,
+		recents: recents{boxes: map[recentBox]*recentClaim{}}, sessions: map[*session]struct{}{}, ls: map[net.Listener]struct{}{}}, nil
 }
 
 // Serve accepts connections until Shutdown or the listener's end, which are no

@@ -266,8 +266,7 @@ func (s *session) discardable() int64 {
 	return s.server.o.Limits.AppendSize
 }
 
-// punish counts a BAD and makes its sender wait a little longer each time;
-// false when it was one too many.
+// punish counts a BAD; false when it was one too many.
 func (s *session) punish() bool {
 	s.badCommands++
 	limit := s.server.o.Limits.BadCommands

@@ -23,7 +23,7 @@ func TestExpungeRules(t *testing.T) {
 	b.ok(`STORE 1 +FLAGS.SILENT (\Flagged)`)
 	b.append("INBOX", "", mail("m5"))
 
-	a.is(`1 FETCH (UID 1)|3 FETCH (UID 3)|5 EXISTS|5 RECENT|1 FETCH (FLAGS (\Flagged \Recent))|OK [EXPUNGEISSUED]`, "FETCH 1:* (UID)")
+	a.is(`1 FETCH (UID 1)|3 FETCH (UID 3)|5 EXISTS|4 RECENT|1 FETCH (FLAGS (\Flagged \Recent))|OK [EXPUNGEISSUED]`, "FETCH 1:* (UID)")
 }
 
 func TestChangesOfOthers(t *testing.T) {
@@ -37,12 +37,42 @@ func TestChangesOfOthers(t *testing.T) {
 	b.ok(`STORE 1 +FLAGS.SILENT (Work)`)
 	b.append("INBOX", "", mail("m5"))
 
-	a.is(`3 FETCH (FLAGS (\Recent))|5 EXISTS|5 RECENT|FLAGS (\Answered \Flagged \Deleted \Seen \Draft Work)|OK [PERMANENTFLAGS ()] Read-only mailbox|1 FETCH (FLAGS (Work \Recent))|OK`,
+	a.is(`3 FETCH (FLAGS (\Recent))|5 EXISTS|4 RECENT|FLAGS (\Answered \Flagged \Deleted \Seen \Draft Work)|OK [PERMANENTFLAGS ()] Read-only mailbox|1 FETCH (FLAGS (Work \Recent))|OK`,
 		"FETCH 3 FLAGS")
 	a.is(`SEARCH 1 3 5|OK`, "SEARCH ALL")
 	a.is(`OK [EXPUNGEISSUED]`, "FETCH 2 FLAGS")
 	a.is(`NO [NOPERM]`, `STORE 1 FLAGS ()`)
 	a.is(`2 EXPUNGE|3 EXPUNGE|OK`, "NOOP")
+}
+
+// TestRecentOfRunningSessions: what arrives is \Recent in the first session
+// that hears of it, read-only ones see it as well, later ones do not.
+func TestRecentOfRunningSessions(t *testing.T) {
+	w := newWorld(t)
+	a, b, look := w.login(), w.login(), w.login()
+	a.ok("SELECT INBOX")
+	b.ok("SELECT INBOX")
+	look.ok("EXAMINE INBOX")
+	d := w.login()
+	d.append("INBOX", "", mail("m1"))
+	look.is("1 EXISTS|1 RECENT|OK", "NOOP")
+	a.is("1 EXISTS|1 RECENT|OK", "NOOP")
+	b.is("1 EXISTS|0 RECENT|OK", "NOOP")
+	a.is(`1 FETCH (FLAGS (\Recent))|OK`, "FETCH 1 FLAGS")
+	b.is(`1 FETCH (FLAGS ())|OK`, "FETCH 1 FLAGS")
+	d.append("INBOX", "", mail("m2"))
+	b.is("2 EXISTS|1 RECENT|OK", "NOOP")
+	a.is("2 EXISTS|1 RECENT|OK", "NOOP")
+	a.is("SEARCH 1|OK", "SEARCH RECENT")
+	for _, c := range []*conn{a, b, look} {
+		c.ok("UNSELECT")
+	}
+	d.is("STATUS INBOX (RECENT 0)|OK", "STATUS INBOX (RECENT)")
+	if u := strings.Join(d.ok("SELECT INBOX"), "|"); !strings.Contains(u, "|0 RECENT|") {
+		t.Errorf("a later SELECT: %s", u)
+	}
+	d.append("INBOX", "", mail("m3"))
+	d.is(`3 FETCH (FLAGS (\Recent))|OK`, "FETCH 3 FLAGS")
 }
 
 func TestOwnChangesAreToldOnce(t *testing.T) {

@@ -2,7 +2,6 @@ package imapd
 
 import (
 	"context"
-	"math"
 	"slices"
 
 	"github.com/emersion/go-imap/v2"
@@ -23,7 +22,7 @@ type view struct {
 	gone map[imap.UID]struct{}
 	// told holds own changes after modseq whose outcome the client has seen.
 	told   map[imap.UID]uint64
-	recent imap.UID // messages from here on are \Recent in this session
+	recent line.NumSet // UIDs of messages that are \Recent in this session
 	flags  []imap.Flag
 	watch  *engine.Watcher
 	force  bool // look for changes at the end of the command
@@ -31,8 +30,6 @@ type view struct {
 	// newcomers are messages that RESUME found and the client does not know.
 	newcomers []imap.UID
 }
-
-const noneRecent imap.UID = math.MaxUint32
 
 // seq is the message's number, 0 when the client does not know it.
 func (v *view) seq(uid imap.UID) uint32 {
@@ -101,14 +98,22 @@ func (v *view) count(uids imap.UIDSet) (n int) {
 // openView takes a snapshot as the view. The watch is opened before the
 // snapshot, so that no change falls between them.
 func (s *session) openView(mb store.Mailbox, readOnly bool) *view {
-	return &view{mailbox: mb.ID, readOnly: readOnly, gone: map[imap.UID]struct{}{}, told: map[imap.UID]uint64{},
-		recent: noneRecent, watch: s.account.Watch(mb.ID)}
+	v := &view{mailbox: mb.ID, readOnly: readOnly, gone: map[imap.UID]struct{}{}, told: map[imap.UID]uint64{},
+		watch: s.account.Watch(mb.ID)}
+	s.server.recents.enter(s.recentBox(v))
+	return v
+}
+
+// closeView gives back what openView took.
+func (s *session) closeView(v *view) {
+	v.watch.Close()
+	s.leaveRecent(v)
 }
 
 // unselect drops the view.
 func (s *session) unselect() {
 	if s.view != nil {
-		s.view.watch.Close()
+		s.closeView(s.view)
 		s.view = nil
 		s.saved = nil
 	}
@@ -132,7 +137,8 @@ func (s *session) reportChanges(ctx context.Context, expunge, force bool) error 
 	var news changes
 	if force && !v.dead {
 		var err error
-		if news, err = v.collect(ctx, s.account); err != nil {
+		if news, err = s.collect(ctx, v); err != nil {
+			v.force = true // the wake-up is used up
 			return err
 		}
 	}
@@ -152,9 +158,9 @@ type changes struct {
 
 // collect reads the changes since v.modseq into the view; expunged messages
 // stay in it until they are told.
-func (v *view) collect(ctx context.Context, a *store.Account) (changes, error) {
+func (s *session) collect(ctx context.Context, v *view) (changes, error) {
 	var out changes
-	snap, err := a.Snapshot(ctx, v.mailbox)
+	snap, err := s.account.Snapshot(ctx, v.mailbox)
 	if backend.IsKind(err, backend.KindNotFound) {
 		v.dead = true
 		for _, uid := range v.uids {
@@ -191,6 +197,7 @@ func (v *view) collect(ctx context.Context, a *store.Account) (changes, error) {
 		v.uids = append(v.uids, out.added...)
 		slices.Sort(v.uids) // nearly always sorted: UIDs rise
 		v.uids = slices.Compact(v.uids)
+		s.claimRecent(v, slices.Min(out.added), mb)
 	}
 	if len(mb.Flags) > len(v.flags) {
 		v.flags, out.keywords = mb.Flags, mb.Flags
@@ -278,15 +285,10 @@ func (s *session) writeFlagsOf(seq uint32, m store.Message, uid bool) {
 
 func (s *session) writeFlagItem(m store.Message) {
 	flags := m.Flags
-	if s.view.recent <= m.UID {
+	if s.view.isRecent(m.UID) {
 		flags = append(slices.Clone(flags), "\\Recent")
 	}
 	s.enc.Text("FLAGS ").Flags(flags)
-}
-
-func (v *view) recentCount() int {
-	i, _ := slices.BinarySearch(v.uids, v.recent)
-	return len(v.uids) - i
 }
 
 var systemFlags = []imap.Flag{imap.FlagAnswered, imap.FlagFlagged, imap.FlagDeleted, imap.FlagSeen, imap.FlagDraft}

@@ -15,6 +15,7 @@ import (
 type views struct {
 	engine.Engine
 	opened, open atomic.Int64
+	fail         atomic.Bool // the next one cannot be had
 }
 
 func (v *views) Shard(id engine.ShardID) (engine.Shard, error) {
@@ -28,6 +29,9 @@ type viewedShard struct {
 }
 
 func (s viewedShard) View(ctx context.Context) (engine.View, error) {
+	if s.views.fail.Swap(false) {
+		return nil, engine.ErrNotLeader
+	}
 	v, err := s.Shard.View(ctx)
 	if err != nil {
 		return nil, err
@@ -74,6 +78,21 @@ func TestSlowClientHoldsNoView(t *testing.T) {
 			c.nc.Close()
 			synctest.Wait()
 		})
+	}
+}
+
+// TestWakeUpSurvivesTrouble: what could not be read at one command is told with
+// the next.
+func TestWakeUpSurvivesTrouble(t *testing.T) {
+	w := newWorld(t)
+	c := w.filled(1)
+	c.ok("SELECT INBOX")
+	d := w.login()
+	d.append("INBOX", "", mail("new"))
+	w.views.fail.Store(true)
+	c.is("CAPABILITY ", "CAPABILITY")
+	if u := strings.Join(c.ok("CAPABILITY"), "|"); !strings.Contains(u, "2 EXISTS") {
+		t.Errorf("the second command told %s", u)
 	}
 }
 
