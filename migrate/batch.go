@@ -3,6 +3,7 @@ package migrate
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -244,11 +245,27 @@ func (b *batch) doneWith(user string) bool {
 	return !ok || m.Done()
 }
 
-// end closes the journal; nobody works on the batch any more.
-func (b *batch) end() {
+// complete reports that no user of the batch needs anything more; callers hold mu.
+func (b *batch) complete() bool {
+	for _, m := range b.moves {
+		if !m.Done() && !(b.stopped && !m.held()) {
+			return false
+		}
+	}
+	return true
+}
+
+// end closes the journal, compacted when the batch is finished; nobody works on
+// the batch any more.
+func (b *batch) end(log *slog.Logger) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
+	if b.complete() {
+		if err := b.journal.compact(&b.spec, b.moves, b.routes, b.stopped); err != nil {
+			log.Warn("journal not compacted", "batch", b.spec.ID, "error", err)
+		}
+	}
 	b.journal.close()
 	b.changed()
 }

@@ -332,4 +332,7 @@ func (d *driver) cleanup() {
 	if d.acct != nil {
 		d.acct.close()
 	}
+	if d.move.State == Flipped { // what is left needs no memory of the mail
+		d.acct.forget()
+	}
 }

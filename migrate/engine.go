@@ -139,7 +139,7 @@ func (e *Engine) launch(b *batch) error {
 }
 
 // Resume goes on with every batch on disk that is not finished, users on hold
-// first. It is called once, before any Start, when placements can be read. It
+// first; a hold that no batch knows of is ended. It is called once, before any Start, when placements can be read. It
 // returns without waiting for the moves.
 func (e *Engine) Resume(ctx context.Context) error {
 	ids, err := batches(e.opt.Dir)
@@ -162,18 +162,19 @@ func (e *Engine) Resume(ctx context.Context) error {
 			return e2
 		}
 	}
+	e.wg.Go(e.releaseOrphans)
 	return err
 }
 
 // work runs the batch's users, Parallel at a time. Users who were on hold when
 // the process died come first and beside that number: they wait for it.
 func (e *Engine) work(ctx context.Context, b *batch) {
-	defer b.end()
+	defer b.end(e.log)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, u := range b.heldUsers() {
 		wg.Go(func() {
-			e.runUser(ctx, b, u, func(m Move) bool { return !m.held() })
+			e.runUser(ctx, b, e.driver(b, u), func(m Move) bool { return !m.held() })
 			b.requeue(u)
 		})
 	}
@@ -184,20 +185,31 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 				if !ok {
 					return
 				}
-				e.runUser(ctx, b, u, func(Move) bool { return false })
-				b.finished(u)
+				d := e.driver(b, u)
+				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped })
+				if d.move.State != Flipped {
+					b.finished(u)
+					continue
+				}
+				wg.Go(func() { // the directory may be away: no worker waits for it
+					e.runUser(ctx, b, d, func(Move) bool { return false })
+					b.finished(u)
+				})
 			}
 		})
 	}
 }
 
-func (e *Engine) runUser(ctx context.Context, b *batch, user string, enough func(Move) bool) {
-	d := &driver{e: e, b: b, user: user, move: b.moveOf(user), log: e.log.With("batch", b.spec.ID, "user", user)}
-	b.running(user, true)
-	defer b.running(user, false)
+func (e *Engine) driver(b *batch, user string) *driver {
+	return &driver{e: e, b: b, user: user, move: b.moveOf(user), log: e.log.With("batch", b.spec.ID, "user", user)}
+}
+
+func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(Move) bool) {
+	b.running(d.user, true)
+	defer b.running(d.user, false)
 	if err := d.run(ctx, enough); err != nil && ctx.Err() == nil {
 		d.log.Error("move ended", "state", d.move.State, "error", err)
-		b.broken(user, err)
+		b.broken(d.user, err)
 	}
 }
 

@@ -166,6 +166,58 @@ func (j *journal) write(rec record) error {
 	return err
 }
 
+// compact replaces the journal of a finished batch by one that says where each
+// user ended, in a line for the move and one for the route. A crash leaves the
+// one or the other. A journal that has no more lines than that is left alone.
+func (j *journal) compact(spec *BatchSpec, moves map[string]Move, routes *routeTable, stopped bool) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	path := filepath.Join(j.dir, journalName)
+	old, err := os.Stat(path)
+	if err != nil || j.f == nil {
+		return err
+	}
+	now := time.Now().UTC()
+	records := []record{{Time: now, Batch: spec}}
+	for _, u := range spec.Users {
+		if r, ok := routes.get(u); ok {
+			records = append(records, record{Time: now, User: u, Route: &r})
+		}
+		m := moves[u]
+		records = append(records, record{Time: now, User: u, Move: &m})
+	}
+	if stopped {
+		records = append(records, record{Time: now, Order: orderStop})
+	}
+	var b bytes.Buffer
+	for _, r := range records {
+		line, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		b.Write(append(line, '\n'))
+	}
+	if int64(b.Len()) >= old.Size() {
+		return nil
+	}
+	if err := writeSynced(path+".new", b.Bytes()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return syncDir(j.dir)
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 func (j *journal) close() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

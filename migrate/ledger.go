@@ -128,3 +128,13 @@ func (g *ledger) without(skip map[imap.UID]string) (sum [32]byte, count uint32) 
 	}
 	return sum, count
 }
+
+// forget drops all ledgers; the sums stay.
+func (a *account) forget() {
+	if a == nil {
+		return
+	}
+	for _, b := range a.boxes {
+		b.ledger = nil
+	}
+}
