@@ -57,7 +57,10 @@ func (a *Account) Delete(ctx context.Context, name backend.MailboxName) error {
 		return err
 	}
 	if d.bool() {
-		return a.store.purge(ctx, a.shard, a.user.ID)
+		if err := a.store.purge(ctx, a.shard, a.user.ID); err != nil {
+			// The mailbox is gone; Sweep does the rest.
+			a.store.log.Warn("purging a deleted mailbox", "user", a.user.Name, "error", err)
+		}
 	}
 	return nil
 }

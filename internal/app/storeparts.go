@@ -29,6 +29,7 @@ func (a *App) openStore(context.Context) error {
 		}
 	}}
 	a.life.onClose("store", s.Close)
+	a.parts = append(a.parts, part{name: "sweep", serve: s.KeepSwept})
 	return nil
 }
 

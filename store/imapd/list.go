@@ -367,6 +367,7 @@ func (s *session) writeStatus(_ context.Context, mb store.Mailbox, items []strin
 	if slices.Contains(items, "HIGHESTMODSEQ") {
 		s.useCondstore() // RFC 7162 section 3.1.2
 	}
+	mb.Recent = s.server.recents.left(recentBox{s.account.User().ID, mb.ID}, mb)
 	s.enc.Text("* STATUS ")
 	s.encodeMailbox(s.show(mb.Name)).Text(" (")
 	for i, item := range items {

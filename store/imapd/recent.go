@@ -65,6 +65,21 @@ func (r *recents) claim(b recentBox, first, next imap.UID, look bool) imap.UID {
 	return first
 }
 
+// left is the number of messages of a mailbox that nobody has; messages that are
+// gone may count.
+func (r *recents) left(b recentBox, mb store.Mailbox) uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.boxes[b]
+	switch {
+	case c == nil || c.next <= mb.FirstRecent:
+		return mb.Recent
+	case c.next >= mb.UIDNext:
+		return 0
+	}
+	return min(mb.Recent, uint32(mb.UIDNext-c.next))
+}
+
 func (s *session) recentBox(v *view) recentBox { return recentBox{s.account.User().ID, v.mailbox} }
 
 // claimRecent makes messages from first on, as far as nobody has them, \Recent
