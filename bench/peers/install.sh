@@ -3,7 +3,7 @@
 # root. Nothing is started, nothing that is there is changed; a second call
 # finds everything in place and is done at once.
 #
-#   install.sh [PART...]   slapd samba dovecot clients cyrus corpus (default: all these)
+#   install.sh [PART...]   slapd samba dovecot perdition clients cyrus corpus (default: all these)
 #   install.sh nginx       for the bench only
 #   install.sh versions    print what is there
 #
@@ -21,6 +21,8 @@ install_slapd() { packages slapd ldap-utils; }
 # namespace of its own, because its ports are fixed: hence iproute2.
 install_samba() { packages samba samba-ad-provision samba-dsdb-modules samba-vfs-modules python3-samba iproute2; }
 install_dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
+# perdition: with the module for LDAP; nothing of it is started.
+install_perdition() { packages perdition perdition-ldap; }
 install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 openssl ca-certificates; }
 install_nginx() { packages nginx libnginx-mod-mail; }
 install_cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
@@ -57,6 +59,7 @@ versions() {
 	version slapd slapd -VV
 	version samba samba --version
 	version dovecot dovecot --version
+	version perdition perdition --help
 	version cyrus "$here/cyrus.sh" version
 	version mbsync mbsync --version
 	version offlineimap offlineimap --version
@@ -69,11 +72,11 @@ versions() {
 	printf '%-12s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
 }
 
-[ $# -gt 0 ] || set -- slapd samba dovecot clients cyrus corpus versions
+[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients cyrus corpus versions
 one_at_a_time
 for part in "$@"; do
 	case $part in
-	slapd | samba | dovecot | clients | cyrus | corpus | nginx) "install_$part" ;;
+	slapd | samba | dovecot | perdition | clients | cyrus | corpus | nginx) "install_$part" ;;
 	versions) versions ;;
 	*) die "unknown part $part" ;;
 	esac

@@ -42,7 +42,7 @@ reports every mistake with its line. Nothing is dialled and nothing is changed.`
 			return err
 		},
 	}
-	cmd.AddCommand(check, show,
+	cmd.AddCommand(check, show, c.importCommand(),
 		c.printCommand("example", "Print a commented configuration", func() string { return config.Example }),
 		c.printCommand("reference", "Print the page of all settings", config.Reference))
 	return cmd

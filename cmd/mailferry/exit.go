@@ -29,6 +29,10 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // errPartial: some of what was asked for is done.
 var errPartial = errors.New("done in part")
 
+// errPartialSaid is errPartial where the output has said so, in a form that
+// programs read and that nothing may follow.
+var errPartialSaid = fmt.Errorf("%w, as reported", errPartial)
+
 func exitCode(err error) int {
 	var usage usageError
 	var problems config.Problems
@@ -47,6 +51,7 @@ func exitCode(err error) int {
 func (c *cli) report(err error) {
 	var problems config.Problems
 	switch {
+	case errors.Is(err, errPartialSaid):
 	case errors.As(err, &problems):
 		fmt.Fprintln(c.stderr, problems)
 		fmt.Fprintf(c.stderr, "mailferry: %d mistakes in the configuration\n", len(problems))
