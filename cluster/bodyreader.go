@@ -6,7 +6,6 @@ import (
 	"io"
 
 	"github.com/cockroachdb/errors/oserror"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"mailferry/cluster/engine"
 )
@@ -16,9 +15,8 @@ type bodyReader struct {
 	segs  *segments
 	rec   *bodyRecord
 	next  int // index of the extent after the current one
-	file  vfs.File
-	fileN uint32 // segment number of file
-	at    int64  // in file
+	file  *readFile
+	at    int64 // in file
 	end   int64
 	frame []byte
 	plain []byte // decoded octets that were not read yet
@@ -62,17 +60,15 @@ func (r *bodyReader) openExtent() error {
 	e := r.rec.extents[r.next]
 	r.next++
 	r.at, r.end = int64(e.offset), int64(e.offset)+int64(e.length)
-	if r.file != nil && r.fileN == e.segment {
+	if r.file != nil && r.file.id == e.segment {
 		return nil
 	}
-	f, err := r.segs.fs.Open(r.segs.path(e.segment))
+	f, err := r.segs.acquire(e.segment)
 	if err != nil {
 		return fmt.Errorf("cluster: body segment: %w", err)
 	}
-	if r.file != nil {
-		_ = r.file.Close() // only read from
-	}
-	r.file, r.fileN = f, e.segment
+	r.segs.release(r.file)
+	r.file = f
 	return nil
 }
 
@@ -100,7 +96,7 @@ func (r *bodyReader) nextFrame() error {
 	}
 	frame, err := r.readFrame()
 	if err != nil {
-		return fmt.Errorf("cluster: segment %d at %d: %w", r.fileN, r.at, err)
+		return fmt.Errorf("cluster: segment %d at %d: %w", r.file.id, r.at, err)
 	}
 	r.at += int64(len(frame))
 	_, original, raw, _ := parseFrameHeader(frame)
@@ -111,7 +107,7 @@ func (r *bodyReader) nextFrame() error {
 	r.plain, err = decoder().DecodeAll(frame[frameHeader:], r.buf[:0])
 	if err != nil || len(r.plain) != original {
 		r.plain = nil
-		return fmt.Errorf("%w: segment %d at %d", errBadFrame, r.fileN, r.at)
+		return fmt.Errorf("%w: segment %d at %d", errBadFrame, r.file.id, r.at)
 	}
 	r.buf = r.plain
 	return nil
@@ -128,7 +124,7 @@ func (r *bodyReader) readFrame() ([]byte, error) {
 		r.frame = make([]byte, want)
 	}
 	frame := r.frame[:want]
-	if _, err := r.file.ReadAt(frame, r.at); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := r.file.file.ReadAt(frame, r.at); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	length, _, _, err := parseFrameHeader(frame)
@@ -141,7 +137,7 @@ func (r *bodyReader) readFrame() ([]byte, error) {
 		}
 		r.frame = make([]byte, need)
 		frame = r.frame
-		if _, err := r.file.ReadAt(frame, r.at); err != nil {
+		if _, err := r.file.file.ReadAt(frame, r.at); err != nil {
 			return nil, err
 		}
 	}
@@ -152,10 +148,7 @@ func (r *bodyReader) readFrame() ([]byte, error) {
 // Close implements io.Closer.
 func (r *bodyReader) Close() error {
 	r.err, r.plain = errors.New("cluster: body reader is closed"), nil
-	if r.file == nil {
-		return nil
-	}
-	err := r.file.Close()
+	r.segs.release(r.file)
 	r.file = nil
-	return err
+	return nil
 }

@@ -123,8 +123,10 @@ func (n *Node) openFiles() (err error) {
 	if err := mkdirSynced(fs, dir); err != nil {
 		return err
 	}
-	n.cache = pebble.NewCache(n.opts.CacheBytes)
-	if n.logs, err = openPebble(fs.PathJoin(dir, "log"), fs, n.cache, n.fault, n.log, tuneLog(n.opts.CheckpointBytes)); err != nil {
+	logCache := pebble.NewCache(logCacheBytes)
+	defer logCache.Unref() // the database keeps it
+	n.cache = pebble.NewCache(n.opts.CacheBytes + int64(stateMemTable(n.opts.CheckpointBytes)))
+	if n.logs, err = openPebble(fs.PathJoin(dir, "log"), fs, logCache, n.fault, n.log, tuneLog(n.opts.CheckpointBytes)); err != nil {
 		return err
 	}
 	if err := n.checkIdentity(); err != nil {

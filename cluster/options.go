@@ -75,7 +75,7 @@ type Options struct {
 	// the state is flushed and the log is cut; it bounds the replay after a
 	// crash. Default 64 MiB.
 	CheckpointBytes int64
-	// CacheBytes is the block cache shared by both databases; default 64 MiB.
+	// CacheBytes is the block cache of the applied state; default 64 MiB.
 	CacheBytes int64
 }
 

@@ -108,6 +108,17 @@ func openPebble(dir string, fs vfs.FS, cache *pebble.Cache, f *fault, log *slog.
 	return db, nil
 }
 
+// logCacheBytes is little: the log is read at a start and by slow voters. It has
+// a cache of its own because Pebble takes memtables out of the cache, and those
+// of the log would leave the state none.
+const logCacheBytes = 8 << 20
+
+// stateMemTable is the size of the state's memtable, which comes on top of the
+// cache for blocks.
+func stateMemTable(checkpointBytes int64) uint64 {
+	return uint64(min(64<<20, max(1<<20, checkpointBytes)))
+}
+
 // tuneLog suits a log: written once, read hardly ever, deleted soon. A large
 // memtable lets most entries die before they are flushed.
 func tuneLog(checkpointBytes int64) func(*pebble.Options) {
@@ -126,7 +137,7 @@ func tuneLog(checkpointBytes int64) func(*pebble.Options) {
 func tuneState(checkpointBytes int64) func(*pebble.Options) {
 	return func(o *pebble.Options) {
 		o.DisableWAL = true
-		o.MemTableSize = uint64(min(64<<20, max(1<<20, checkpointBytes)))
+		o.MemTableSize = stateMemTable(checkpointBytes)
 		o.MemTableStopWritesThreshold = 4
 		o.L0CompactionThreshold = 4
 		o.L0StopWritesThreshold = 1000

@@ -239,6 +239,9 @@ func (n *Node) closeFiles() error {
 			errs = append(errs, db.Close())
 		}
 	}
+	if n.segs != nil {
+		n.segs.closeReading()
+	}
 	if n.cache != nil {
 		n.cache.Unref()
 	}

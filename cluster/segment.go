@@ -112,6 +112,7 @@ type segments struct {
 	open     map[uint32]bool  // written by a worker
 	unsynced []*segmentFile   // closed to writing, not synced yet
 	onDisk   map[uint32]int64 // files that are not open, and their size
+	reading  map[uint32]*readFile
 }
 
 type segmentFile struct {
@@ -132,7 +133,8 @@ func openSegments(dir string, fs vfs.FS) (*segments, error) {
 	if err := mkdirSynced(fs, dir); err != nil {
 		return nil, err
 	}
-	s := &segments{dir: dir, fs: fs, live: map[uint32]int64{}, open: map[uint32]bool{}, onDisk: map[uint32]int64{}}
+	s := &segments{dir: dir, fs: fs, live: map[uint32]int64{}, open: map[uint32]bool{}, onDisk: map[uint32]int64{},
+		reading: map[uint32]*readFile{}}
 	names, err := fs.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
@@ -225,6 +227,7 @@ func (s *segments) remove(ids []uint32) error {
 		s.mu.Lock()
 		delete(s.onDisk, id)
 		delete(s.live, id)
+		s.forget(s.reading[id])
 		s.mu.Unlock()
 	}
 	return nil
