@@ -3,6 +3,7 @@ package imapd
 import (
 	"context"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -71,7 +72,11 @@ func (s *session) readAppend(ctx context.Context, c *call, m *store.Append, n in
 		if len(m.Flags) >= 1000 || !d.ExpectFlag(&f) {
 			return false
 		}
-		if f != "\\Recent" {
+		switch {
+		case strings.EqualFold(string(f), "\\Recent"):
+		case unknownFlag(f):
+			return d.Fail("Unknown system flag %s", f)
+		default:
 			m.Flags = append(m.Flags, f)
 		}
 		return true

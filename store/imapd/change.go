@@ -19,6 +19,11 @@ func hasFlag(flags []imap.Flag, f imap.Flag) bool {
 	return slices.ContainsFunc(flags, func(g imap.Flag) bool { return strings.EqualFold(string(f), string(g)) })
 }
 
+// unknownFlag tells a system flag that is none (RFC 3501 section 2.3.2).
+func unknownFlag(f imap.Flag) bool {
+	return strings.HasPrefix(string(f), "\\") && !hasFlag(systemFlags, f)
+}
+
 // wake makes the view look for changes at the end of the command.
 func (v *view) wake() { v.force = true }
 
@@ -90,7 +95,7 @@ func (s *session) parseStore(c *call) (a storeArguments, err error) {
 	}
 	a.flags = slices.DeleteFunc(a.flags, func(f imap.Flag) bool { return strings.EqualFold(string(f), "\\Recent") })
 	for _, f := range a.flags {
-		if strings.HasPrefix(string(f), "\\") && !hasFlag(systemFlags, f) {
+		if unknownFlag(f) {
 			return a, bad("Unknown system flag " + string(f))
 		}
 	}
@@ -317,7 +322,7 @@ func runCopy(ctx context.Context, s *session, c *call) error {
 	}
 	res, err := s.account.Copy(ctx, s.view.mailbox, uids, to)
 	if err != nil {
-		return tryCreate(err)
+		return s.copyFailed(ctx, to, err)
 	}
 	if len(res.Source) == 0 {
 		return s.expungeIssued(c, uids)
@@ -343,9 +348,17 @@ func runMove(ctx context.Context, s *session, c *call) error {
 		s.enc.Text("* OK [").Text(copyUID(res)).Text("] Moved").CRLF()
 	}
 	if err != nil {
-		return tryCreate(err)
+		return s.copyFailed(ctx, to, err)
 	}
 	return nil
+}
+
+// copyFailed tells a target that is missing from a source that is gone.
+func (s *session) copyFailed(ctx context.Context, to backend.MailboxName, err error) error {
+	if mb, e := s.account.Mailbox(ctx, to); e == nil && !mb.NoSelect {
+		return err
+	}
+	return tryCreate(err)
 }
 
 func copyUID(r store.CopyResult) string {

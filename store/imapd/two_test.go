@@ -182,6 +182,29 @@ func TestDeletedMailbox(t *testing.T) {
 	a.ok("CLOSE")
 }
 
+// TestCopyFromDeletedMailbox: nothing is to be created for it.
+func TestCopyFromDeletedMailbox(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.login(), w.login()
+	a.ok("CREATE x")
+	a.append("x", "", mail("m1"))
+	a.ok("SELECT x")
+	b.ok("DELETE x")
+	a.is("1 EXPUNGE|NO [NONEXISTENT]", "COPY 1 Sent")
+	b.append("INBOX", "", mail("m1"))
+	b.ok("SELECT INBOX")
+	b.is("NO [TRYCREATE]", "COPY 1 nowhere")
+}
+
+// TestFlagsOfAppend are those that STORE takes.
+func TestFlagsOfAppend(t *testing.T) {
+	c := newWorld(t).login()
+	c.is("BAD", `APPEND INBOX (\Nonsense) {1+}`+"\r\nx")
+	c.append("INBOX", `\RECENT \Flagged $Work`, mail("m1"))
+	c.ok("EXAMINE INBOX")
+	c.is(`1 FETCH (FLAGS (\Flagged $Work \Recent))|OK`, "FETCH 1 FLAGS")
+}
+
 func TestCopyAndMove(t *testing.T) {
 	w := newWorld(t)
 	a := w.filled(3)

@@ -46,4 +46,9 @@ func TestReceivedCannotBeBroken(t *testing.T) {
 	if got := trace.Received(); got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
+	inner := smtpd.Trace{Domain: "mx", With: "LMTP", ID: "i", Time: trace.Time}
+	want = "Received: by mx with LMTP id i;\r\n\tSun, 1 Mar 2026 02:03:04 +0100\r\n"
+	if got := inner.Received(); got != want {
+		t.Errorf("a step within: got %q, want %q", got, want)
+	}
 }

@@ -33,19 +33,28 @@ func TraceOf(c *smtp.Conn, domain, with string) Trace {
 // Received is the trace field (RFC 5321 4.4), CRLF included.
 func (t Trace) Received() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Received: from %s", word(t.Helo))
-	if host, _, err := net.SplitHostPort(addrString(t.Peer)); err == nil {
-		if strings.Contains(host, ":") {
-			host = "IPv6:" + host
-		}
-		fmt.Fprintf(&b, " ([%s])", word(host))
+	b.WriteString("Received: ")
+	if t.Helo != "" || t.Peer != nil {
+		t.writeFrom(&b)
 	}
-	fmt.Fprintf(&b, "\r\n\tby %s with %s id %s", word(t.Domain), t.With, t.ID)
+	fmt.Fprintf(&b, "by %s with %s id %s", word(t.Domain), t.With, t.ID)
 	if t.Recipient != "" {
 		fmt.Fprintf(&b, "\r\n\tfor <%s>", word(t.Recipient))
 	}
 	fmt.Fprintf(&b, ";\r\n\t%s\r\n", t.Time.Format("Mon, 2 Jan 2006 15:04:05 -0700"))
 	return b.String()
+}
+
+// writeFrom tells the peer. A step within this server has none.
+func (t Trace) writeFrom(b *strings.Builder) {
+	fmt.Fprintf(b, "from %s", word(t.Helo))
+	if host, _, err := net.SplitHostPort(addrString(t.Peer)); err == nil {
+		if strings.Contains(host, ":") {
+			host = "IPv6:" + host
+		}
+		fmt.Fprintf(b, " ([%s])", word(host))
+	}
+	b.WriteString("\r\n\t")
 }
 
 func addrString(a net.Addr) string {
