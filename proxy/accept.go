@@ -34,7 +34,7 @@ const (
 )
 
 // serve accepts connections until l is closed or the proxy stops. It closes l.
-func (p *Proxy) serve(l net.Listener, handle func(net.Conn)) error {
+func (p *Proxy) serve(l net.Listener, handle, full func(net.Conn)) error {
 	if !p.track(l) {
 		l.Close()
 		return nil
@@ -45,7 +45,7 @@ func (p *Proxy) serve(l net.Listener, handle func(net.Conn)) error {
 		nc, err := l.Accept()
 		if err == nil {
 			backOff = 0
-			p.dispatch(nc, handle)
+			p.dispatch(nc, handle, full)
 			continue
 		}
 		if p.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -67,10 +67,14 @@ func (p *Proxy) serve(l net.Listener, handle func(net.Conn)) error {
 
 // dispatch runs one connection in a goroutine of its own, or sends it away when
 // there are too many.
-func (p *Proxy) dispatch(nc net.Conn, handle func(net.Conn)) {
-	if !p.begin(nc) {
+func (p *Proxy) dispatch(nc net.Conn, handle, tooMany func(net.Conn)) {
+	full, ok := p.begin(nc)
+	if !ok {
 		nc.Close()
 		return
+	}
+	if full {
+		handle = tooMany
 	}
 	go func() {
 		defer p.end(nc)
@@ -83,6 +87,13 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 	id := newID()
 	log := p.log.With("session", id, "client", nc.RemoteAddr().String())
 	p.metrics.connections.WithLabelValues(string(proto.name)).Inc()
+	prefix := prefixOf(nc.RemoteAddr())
+	if !p.guard.enter(prefix) {
+		log.Info("too many connections of this address")
+		p.tooMany(nc, proto, implicit)
+		return
+	}
+	defer p.guard.leave(prefix)
 	if implicit {
 		t := tls.Server(nc, p.tlsFor(proto))
 		ctx, cancel := context.WithTimeout(p.ctx, p.o.HandshakeLimit)
@@ -133,6 +144,9 @@ func (f *front) run() (*session, []byte) {
 			return nil, nil
 		}
 		begin := time.Now()
+		if !f.penalty(ctx, c.user) {
+			return nil, nil
+		}
 		s, err := f.p.login(ctx, f, c)
 		if err == nil {
 			return f.admitted(s, c, begin)
@@ -140,6 +154,23 @@ func (f *front) run() (*session, []byte) {
 		if !f.refused(ctx, c, err, begin) {
 			return nil, nil
 		}
+	}
+}
+
+// penalty lets an attempt wait after wrong passwords; false: it need not go on.
+func (f *front) penalty(ctx context.Context, name string) bool {
+	wait := f.p.guard.penalty(prefixOf(f.c.NetConn().RemoteAddr()), userKey(name))
+	if wait == 0 {
+		return true
+	}
+	f.log.Info("login has to wait after wrong passwords", "user", name, "wait", wait)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -154,6 +185,7 @@ func (f *front) admitted(s *session, c credentials, begin time.Time) (*session, 
 		s.cut()
 		s.client.Close() // run ends at once
 	}
+	f.p.guard.right(prefixOf(s.client.RemoteAddr()), userKey(c.user))
 	f.p.metrics.logins.WithLabelValues("ok").Inc()
 	f.p.metrics.loginTime.Observe(time.Since(begin).Seconds())
 	s.log.Info("login", "store", s.route.Store.Name, "host", s.route.Host, "epoch", s.route.Epoch, "client", s.client.RemoteAddr().String(),
@@ -176,6 +208,7 @@ func (f *front) refused(ctx context.Context, c credentials, err error, begin tim
 	}
 	f.p.metrics.logins.WithLabelValues("denied").Inc()
 	f.log.Info("login denied", "user", c.user, "error", err)
+	f.p.guard.failed(prefixOf(f.c.NetConn().RemoteAddr()), userKey(c.user))
 	f.failures++
 	if wait := f.p.o.FailureDelay - time.Since(begin); wait > 0 {
 		timer := time.NewTimer(wait)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 
 	"mailferry/backend"
@@ -17,7 +18,7 @@ type RemoteConnector struct {
 
 // Connect implements Connector.
 func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (BackendConn, error) {
-	st := *r.Route.Store
+	st := storeFor(r.Route)
 	switch {
 	case r.CheckPassword:
 		st.Login = backend.Login{Mode: backend.LoginUser}
@@ -39,6 +40,20 @@ func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (Backend
 	}
 	nc, buffered, caps := conn.Detach()
 	return BackendConn{Conn: nc, Buffered: buffered, Caps: caps}, nil
+}
+
+// storeFor is the store of a route with the ports that the directory gives for
+// this user; the value is the caller's own.
+func storeFor(r backend.Route) backend.Store {
+	st := *r.Store
+	if e := r.Entry; len(e.Ports) > 0 && (r.Epoch == 0 || e.Store == st.Name) {
+		st.Ports = maps.Clone(st.Ports)
+		if st.Ports == nil {
+			st.Ports = map[backend.Protocol]int{}
+		}
+		maps.Copy(st.Ports, e.Ports)
+	}
+	return st
 }
 
 func detachText(conn *remote.TextConn, err error) (BackendConn, error) {

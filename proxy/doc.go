@@ -9,6 +9,7 @@
 //	accept.go    listeners, limits, TLS
 //	protocol.go  what a protocol has of its own; imap.go, pop3.go, managesieve.go are such tables
 //	sasl.go      authentication and STARTTLS, as all protocols do them
+//	guard.go     who has to wait, or is one too many
 //	login.go     directory, placement, hold, password, backend connection
 //	relay.go     two goroutines that carry octets through the framing
 //	framing.go   what is known of the session: pure, no I/O, no clock;

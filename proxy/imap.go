@@ -251,6 +251,8 @@ func refuseIMAP(f *front, c credentials, o outcome) error {
 		return f.answer(c.tag, "", "NO [UNAVAILABLE] The mailbox is being moved, please try again")
 	case outcomeInUse:
 		return f.answer(c.tag, "", "NO [INUSE] The mailbox is in use")
+	case outcomeTooMany:
+		return f.answer(c.tag, "", "NO [LIMIT] Too many sessions of this user")
 	case outcomeNoService:
 		return f.answer(c.tag, "", "NO [UNAVAILABLE] IMAP is not available for this mailbox now")
 	}

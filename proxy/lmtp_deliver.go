@@ -243,5 +243,6 @@ func (d *delivery) dial(ctx context.Context, r backend.Route) (net.Conn, error) 
 	if d.p.o.DialLMTP != nil {
 		return d.p.o.DialLMTP(ctx, r)
 	}
-	return remote.DialLMTP(ctx, remote.Target{Store: r.Store, Host: r.Host, User: r.User, Logger: d.log})
+	st := storeFor(r)
+	return remote.DialLMTP(ctx, remote.Target{Store: &st, Host: r.Host, User: r.User, Logger: d.log})
 }

@@ -40,11 +40,13 @@ func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, e
 		return nil, denied(errors.New("control characters, or nothing, in the credentials"))
 	}
 	entry, err := p.lookup(ctx, c.user)
-	if backend.IsKind(err, backend.KindNotFound) || err == nil && entry.Disabled {
+	if err == nil && entry.Disabled {
+		err = backend.Errorf(backend.KindNotFound, "", "user is disabled: %s", entry.Reason)
+	} else if err == nil && !entry.Allows(f.proto.name) {
+		err = backend.Errorf(backend.KindNotFound, "", "user may not use %s", f.proto.name)
+	}
+	if backend.IsKind(err, backend.KindNotFound) {
 		p.nobody(ctx, c.password)
-		if err == nil {
-			err = errors.New("user is disabled")
-		}
 		return nil, denied(err)
 	}
 	if err != nil {
@@ -57,8 +59,13 @@ func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, e
 		return nil, held(err)
 	}
 	t.close()
+	if !p.guard.mayCheck(entry.User, c.password) {
+		p.nobody(ctx, c.password)
+		return nil, denied(errors.New("too many wrong passwords within an hour: this one is not checked"))
+	}
 	if entry.CheckPassword {
-		if err := p.o.Directory.Authenticate(ctx, entry, c.password); backend.IsKind(err, backend.KindAuthentication) {
+		err := p.o.Directory.Authenticate(ctx, entry, c.password)
+		if p.learn(entry, c.password, err); backend.IsKind(err, backend.KindAuthentication) {
 			return nil, denied(err)
 		} else if err != nil {
 			return nil, unavailable(err)
@@ -89,6 +96,9 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, passwor
 	}
 	b, err := p.o.Connector.Connect(cctx, ConnectRequest{Route: route, Protocol: f.proto.name, Password: password,
 		CheckPassword: !entry.CheckPassword, Client: f.c.NetConn().RemoteAddr(), Session: f.id})
+	if !entry.CheckPassword {
+		p.learn(entry, password, err)
+	}
 	switch {
 	case err != nil && cctx.Err() != nil && ctx.Err() == nil:
 		return nil, errRerouted
@@ -110,11 +120,18 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, passwor
 	if !delegated(route.Store) || !entry.CheckPassword && p.keepsPasswords(route.Store) {
 		s.password = password
 	}
-	if !p.reg.enter(t, s) {
+	if err := p.reg.enter(t, s); err != nil {
 		b.Close()
-		return nil, errRerouted
+		return nil, err
 	}
 	return s, nil
+}
+
+// learn tells the guard how a check of a password went.
+func (p *Proxy) learn(entry backend.Entry, password backend.Secret, err error) {
+	if err == nil || backend.IsKind(err, backend.KindAuthentication) {
+		p.guard.checked(entry.User, password, err == nil)
+	}
 }
 
 // keepsPasswords reports whether a user of st may move to a store without
@@ -163,6 +180,9 @@ func (p *Proxy) route(entry backend.Entry, pl *backend.Placement) (backend.Route
 		return backend.Route{}, backend.Errorf(backend.KindUnavailable, "", "directory %s names no store for %s", entry.Directory, entry.User)
 	}
 	st, host, err := p.o.Stores.Find(entry.Store)
+	if err == nil && entry.Host != "" && !st.Local() {
+		host = entry.Host
+	}
 	return backend.Route{User: entry.User, Store: st, Host: host, Entry: entry}, err
 }
 

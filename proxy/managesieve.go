@@ -61,6 +61,8 @@ func sieveRefusal(f *front, o outcome) string {
 		return "NO \"Authentication failed\"\r\n"
 	case outcomeHeld:
 		return "NO (TRYLATER) \"The mailbox is being moved, please try again\"\r\n"
+	case outcomeTooMany:
+		return "NO (TRYLATER) \"Too many sessions of this user\"\r\n"
 	case outcomeNoService:
 		return "NO (TRYLATER) \"ManageSieve is not available for this mailbox now\"\r\n"
 	}

@@ -129,9 +129,14 @@ type Options struct {
 	ViewLimit      time.Duration // the old store's answer with the view; 0: 3 s
 	AttachLimit    time.Duration // connection, login and RESUME at the new store; 0: 5 s
 	MaxConnections int           // of clients; 0: 20,000
-	MaxMessage     int64         // LMTP; 0: 64 MiB
-	MaxRecipients  int           // LMTP; 0: 1,000
-	SpoolDir       string        // for LMTP bodies above 256 KiB; empty: os.TempDir
+	MaxPerAddress  int           // connections of an IPv4 address or IPv6 /64, loopback apart; 0: any number
+	MaxPerUser     int           // sessions of a user; 0: any number
+	// MaxFailures bounds the wrong passwords of a user that are checked within
+	// an hour: beyond, only the password that was right last is. 0: no bound.
+	MaxFailures   int
+	MaxMessage    int64  // LMTP; 0: 64 MiB
+	MaxRecipients int    // LMTP; 0: 1,000
+	SpoolDir      string // for LMTP bodies above 256 KiB; empty: os.TempDir
 
 	Logger   *slog.Logger
 	Registry prometheus.Registerer

@@ -60,6 +60,8 @@ func pop3Refusal(f *front, o outcome) string {
 		return "-ERR [SYS/TEMP] The mailbox is being moved, please try again\r\n"
 	case outcomeInUse:
 		return "-ERR [IN-USE] The mailbox is in use\r\n"
+	case outcomeTooMany:
+		return "-ERR [SYS/TEMP] Too many sessions of this user\r\n"
 	case outcomeNoService:
 		return "-ERR [SYS/TEMP] POP3 is not available for this mailbox now\r\n"
 	}

@@ -70,4 +70,5 @@ const (
 	outcomeHeld                           // the user's hold took too long
 	outcomeInUse                          // another session has the mailbox for itself (POP3)
 	outcomeNoService                      // the user's store does not serve the protocol
+	outcomeTooMany                        // the user has sessions enough
 )

@@ -20,6 +20,7 @@ type Proxy struct {
 	log      *slog.Logger
 	metrics  *metrics
 	profiles *profiles
+	guard    *guard
 	reg      *registry
 	unwatch  func()
 	lmtp     lmtpServers
@@ -45,7 +46,7 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{o: o, log: o.Logger, metrics: m, profiles: newProfiles(&o),
+	p := &Proxy{o: o, log: o.Logger, metrics: m, profiles: newProfiles(&o), guard: newGuard(&o),
 		listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{}}
 	p.upOctets, p.downOctets = m.octets.WithLabelValues("up"), m.octets.WithLabelValues("down")
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -75,7 +76,8 @@ func (p *Proxy) serveProtocol(l net.Listener, proto *protocol, implicitTLS bool)
 		l.Close()
 		return errors.New("proxy: implicit TLS without certificates")
 	}
-	return p.serve(l, func(nc net.Conn) { p.handle(nc, proto, implicitTLS) })
+	full := func(nc net.Conn) { p.tooMany(nc, proto, implicitTLS) }
+	return p.serve(l, func(nc net.Conn) { p.handle(nc, proto, implicitTLS) }, full)
 }
 
 // tlsFor is the TLS configuration for a protocol. The protocol's name is
@@ -104,16 +106,31 @@ func (p *Proxy) untrack(l net.Listener) {
 	delete(p.listeners, l)
 }
 
-// begin counts a connection; false: there are too many, or the proxy stops.
-func (p *Proxy) begin(nc net.Conn) bool {
+// refusers bounds the connections that are being sent away at a time.
+const refusers = 100
+
+// begin counts a connection. full: there are too many, it is only to be told so;
+// not ok: not even that.
+func (p *Proxy) begin(nc net.Conn) (full, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopping || len(p.conns) >= p.o.MaxConnections {
-		return false
+	if p.stopping || len(p.conns) >= p.o.MaxConnections+refusers {
+		return false, false
 	}
+	full = len(p.conns) >= p.o.MaxConnections
 	p.conns[nc] = struct{}{}
 	p.wg.Add(1)
-	return true
+	return full, true
+}
+
+// tooMany sends a client away that is one too many. Where TLS would have to
+// come first, that is no use.
+func (p *Proxy) tooMany(nc net.Conn, proto *protocol, implicit bool) {
+	p.metrics.logins.WithLabelValues("refused").Inc()
+	if !implicit {
+		write(nc, closeLimit, [][]byte{[]byte(proto.goodbye("UNAVAILABLE", "Too many connections, please try again"))})
+	}
+	nc.Close()
 }
 
 func (p *Proxy) end(nc net.Conn) {

@@ -157,18 +157,22 @@ func (t *ticket) drop() {
 	t.r.tidy(t.u)
 }
 
-// enter turns a login's ticket into a session. It reports false when a hold
-// began or the proxy stops: the session must not exist then.
-func (r *registry) enter(t *ticket, s *session) bool {
+// enter turns a login's ticket into a session. It fails with errRerouted when a
+// hold began or the proxy stops, and when the user has sessions enough: the
+// session must not exist then.
+func (r *registry) enter(t *ticket, s *session) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := t.u.tickets[t]; !ok || t.u.holding || r.stop {
-		return false
+		return errRerouted
+	}
+	if most := r.p.o.MaxPerUser; most > 0 && len(t.u.sessions) >= most {
+		return &loginError{outcomeTooMany, backend.Errorf(backend.KindTemporary, "", "user has %d sessions", most)}
 	}
 	t.u.sessions[s] = struct{}{}
 	t.drop()
 	r.p.metrics.sessions.Inc()
-	return true
+	return nil
 }
 
 // leave takes a session out that has ended.

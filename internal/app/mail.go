@@ -52,7 +52,8 @@ func (a *App) buildProxy(host string) (err error) {
 		Connector: connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{Logger: a.log.With("part", "remote")}},
 		TLS:       a.certs.config(), CleartextLogin: proxy.CleartextLogin(a.conf.TLS.CleartextLogin),
 		Capabilities: map[string][]string{}, LoginTimeout: a.conf.Limits.LoginTimeout,
-		MaxConnections: a.conf.Limits.Connections, MaxMessage: int64(a.conf.Limits.Message),
+		MaxConnections: a.conf.Limits.Connections, MaxPerAddress: a.conf.Limits.PerAddress, MaxPerUser: a.conf.Limits.PerUser,
+		MaxFailures: a.conf.Limits.FailedLogins, MaxMessage: int64(a.conf.Limits.Message),
 		MaxRecipients: a.conf.Limits.Recipients, SpoolDir: a.path(dirSpool),
 		Logger: a.log.With("part", "proxy"), Registry: a.o.Registry,
 	}

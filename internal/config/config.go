@@ -91,7 +91,10 @@ type Limits struct {
 	Recipients   int           `mapstructure:"recipients" doc:"Most recipients of one transaction." default:"1000"`
 	LoginTimeout time.Duration `mapstructure:"login_timeout" doc:"How long a connection may stay without a login." default:"60s"`
 	IdleTimeout  time.Duration `mapstructure:"idle_timeout" doc:"How long a logged-in session may stay silent; RFC 9051 asks for 30 minutes or more." default:"30m"`
-	Connections  int           `mapstructure:"connections" doc:"Most connections of clients at a time." default:"20000"`
+	Connections  int           `mapstructure:"connections" doc:"Most connections of clients at a time; one more is told so and closed." default:"20000"`
+	PerAddress   int           `mapstructure:"per_address" doc:"Most connections of one IPv4 address or IPv6 /64, loopback apart; 0: any number." default:"0"`
+	PerUser      int           `mapstructure:"per_user" doc:"Most sessions of one user on this node; 0: any number." default:"0"`
+	FailedLogins int           `mapstructure:"failed_logins" doc:"Most wrong passwords of a user that are checked within an hour; beyond, only the one that was right last is let through. Set it below the number at which the directory locks users out. 0: any number." default:"0"`
 }
 
 // Directory is a source of users. Which keys apply depends on the type.
