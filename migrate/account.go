@@ -38,6 +38,7 @@ type account struct {
 	subsKnown bool
 	planned   []Exception
 	streamed  uint64 // messages that were read, their size compared
+	rereads   uint64 // bodies read again from the disk of the new store
 }
 
 // box is what the target has of one mailbox.
@@ -54,6 +55,7 @@ type box struct {
 	listed      bool     // sum, or ledger, comes of a full listing and of no delta
 	ledger      *ledger  // nil: not known, or the mailbox has no modseqs
 	sealed      bool     // with these counters, and not reopened since
+	reread      imap.UID // up to here bodies were read again
 	skipped     map[imap.UID]string
 	notes       map[string]Exception
 	compared    bool // equal on both sides at the last compare

@@ -20,10 +20,13 @@ type Certificate struct {
 	Level string `json:"level"`
 	// Grade is "perfect", "exceptions" (all mail is there, something has
 	// another form) or "incomplete".
-	Grade     string               `json:"grade"`
-	Namespace backend.Namespace    `json:"namespace"`
-	Messages  uint64               `json:"messages"`
-	Streamed  uint64               `json:"streamed"` // that were read and hashed in this process
+	Grade     string            `json:"grade"`
+	Namespace backend.Namespace `json:"namespace"`
+	Messages  uint64            `json:"messages"`
+	Streamed  uint64            `json:"streamed"` // that were read and hashed in this process
+	// Reread counts the messages whose bodies were read again from the new
+	// store's disk, in this process, with the hash they came in with.
+	Reread    uint64               `json:"reread"`
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
 	Pause     *Pause               `json:"pause,omitempty"`
@@ -80,7 +83,7 @@ func pauseOf(hold time.Duration, attempts int, reports []backend.Resumption) *Pa
 
 // certify describes the account as it is now.
 func (a *account) certify(level string) *Certificate {
-	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed}
+	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed, Reread: a.rereads}
 	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
 	for _, name := range a.names() {
 		b := a.boxes[name]

@@ -23,8 +23,9 @@ type fakeStore struct {
 	mu    sync.Mutex
 	users map[string]*fakeUser
 	// fail, when set, is asked before each operation.
-	fail func(op string) error
-	puts int // messages that were filed, repeated ones included
+	fail   func(op string) error
+	puts   int      // messages that were filed, repeated ones included
+	rotten imap.UID // Reread gives other octets for it
 }
 
 type fakeUser struct {

@@ -278,6 +278,9 @@ func (a *account) openBox(ctx context.Context, c *remote.Client, b *box, sel *re
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
+	if b.validity != sel.UIDValidity {
+		b.reread = 0
+	}
 	b.imp, b.validity = imp, sel.UIDValidity
 	return nil
 }

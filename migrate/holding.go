@@ -12,7 +12,7 @@ import (
 // longer is looked up.
 const swapTimeout = 3 * time.Second
 
-// grant waits for a slot, brings the copy up to date once more, and allows the
+// grant reads bodies again, waits for a slot, brings the copy up to date once more, and allows the
 // hold.
 func (d *driver) grant(ctx context.Context) (Event, error) {
 	if !d.slot {
@@ -20,6 +20,9 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 			if _, err := d.backOff(ctx); err != nil {
 				return Event{}, err
 			}
+		}
+		if err := d.acct.reread(ctx, d.b.spec.reread()); err != nil {
+			return d.outcome(EvSynced, err)
 		}
 		if err := d.e.acquire(ctx); err != nil {
 			return Event{}, err

@@ -60,12 +60,12 @@ func TestMoveIntoOwnStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer e.Close()
-		st := wait(t, e, start(t, e, BatchSpec{Users: []string{s.user}}))
+		st := wait(t, e, start(t, e, BatchSpec{Users: []string{s.user}, Reread: 100}))
 		if u := st.Users[0]; u.State != Final || u.Tries != 1 {
 			t.Fatalf("status %+v", u)
 		}
 		c, err := e.Certificate(s.user)
-		if err != nil || c.Grade != "perfect" || c.Level != "compared" {
+		if err != nil || c.Grade != "perfect" || c.Level != "compared" || c.Reread != c.Messages {
 			t.Errorf("certificate %+v, %v", c, err)
 		}
 		t.Logf("hold of %v", c.Pause.Hold)

@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -25,12 +26,17 @@ type BatchSpec struct {
 	Dry      bool `json:"dry,omitempty"`       // stop at checked
 	// AllowSkipped flips a user although messages could not be read.
 	AllowSkipped bool `json:"allow_skipped,omitempty"`
+	// Reread is the share of messages, in percent, whose bodies are read again
+	// from the new store's disk before the hold; default 10, negative: none.
+	Reread int `json:"reread,omitempty"`
 	// Attempts is how often a check or a pass may fail in a row; default 8.
 	Attempts int `json:"attempts,omitempty"`
 	// OnChange is called when a user's state changes, from the user's worker.
 	// It is not kept over a restart.
 	OnChange func(UserStatus) `json:"-"`
 }
+
+func (s *BatchSpec) reread() int { return cmp.Or(s.Reread, defaultReread) }
 
 func (s *BatchSpec) until() State {
 	switch {

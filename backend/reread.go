@@ -1,0 +1,26 @@
+package backend
+
+import (
+	"context"
+	"iter"
+
+	"github.com/emersion/go-imap/v2"
+)
+
+// Rereader is a MailboxImport that can prove what it filed: it reads bodies
+// again from where they lie.
+type Rereader interface {
+	// Reread gives, in UID order, the messages for which pick says so. An error
+	// that concerns one message, such as a body that cannot be read, ends it.
+	Reread(ctx context.Context, pick func(imap.UID) bool) iter.Seq2[RereadMessage, error]
+}
+
+// RereadMessage is one message's body as it was read again.
+type RereadMessage struct {
+	UID    imap.UID
+	Size   int64
+	Digest [32]byte // SHA-256 of the octets read now
+	// Filed is the digest that was made when the octets came in.
+	Filed     [32]byte
+	FiledSize int64
+}
