@@ -91,6 +91,7 @@ func TestAD(t *testing.T) {
 	t.Run("referrals", func(t *testing.T) { testADReferrals(t, s) })
 	t.Run("cleartext", func(t *testing.T) { testADCleartext(t, s) })
 	t.Run("injection", func(t *testing.T) { testADInjection(t, s) })
+	t.Run("replica", func(t *testing.T) { testADReplica(t, s) })
 }
 
 func testADSuite(t *testing.T, s *mailtest.Samba) {

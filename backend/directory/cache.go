@@ -24,7 +24,7 @@ type cache struct {
 	mu     sync.Mutex
 	hits   *simplelru.LRU[string, cached]
 	misses *simplelru.LRU[string, cached]
-	names  map[string]map[string]struct{} // user -> names in hits
+	names  map[string]map[string]struct{} // user, and handle of the entry -> names in hits
 	epoch  uint64                         // raised by each forget
 }
 
@@ -36,12 +36,17 @@ func newCache(size int) *cache {
 }
 
 func (c *cache) evicted(name string, v cached) {
-	set := c.names[v.entry.User]
-	delete(set, name)
-	if len(set) == 0 {
-		delete(c.names, v.entry.User)
+	for _, key := range []string{v.entry.User, handle(v.entry.Directory, v.entry.ID)} {
+		set := c.names[key]
+		delete(set, name)
+		if len(set) == 0 {
+			delete(c.names, key)
+		}
 	}
 }
+
+// handle cannot be taken for a user.
+func handle(directory, id string) string { return "\x00" + directory + "\x00" + id }
 
 // get returns what is known of name, and the epoch to hand to put.
 func (c *cache) get(name string) (v cached, ok bool, epoch uint64) {
@@ -68,12 +73,14 @@ func (c *cache) put(name string, v cached, epoch uint64) {
 		return
 	}
 	c.hits.Add(name, v)
-	set := c.names[v.entry.User]
-	if set == nil {
-		set = map[string]struct{}{}
-		c.names[v.entry.User] = set
+	for _, key := range []string{v.entry.User, handle(v.entry.Directory, v.entry.ID)} {
+		set := c.names[key]
+		if set == nil {
+			set = map[string]struct{}{}
+			c.names[key] = set
+		}
+		set[name] = struct{}{}
 	}
-	set[name] = struct{}{}
 }
 
 // forget drops a name and, when it is a user, all names of the user. It

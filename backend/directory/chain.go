@@ -272,6 +272,27 @@ func (c *Chain) SetStore(ctx context.Context, e backend.Entry, store string) err
 func (c *Chain) Invalidate(name string) {
 	for _, n := range c.cache.forget(name) {
 		c.flights.Forget(n)
+		for _, d := range c.o.Directories {
+			if i, ok := d.(invalidator); ok {
+				i.Invalidate(n)
+			}
+		}
+	}
+}
+
+// invalidator is a driver that remembers on its own.
+type invalidator interface{ Invalidate(name string) }
+
+// Changed forgets what came from a directory's entries with these handles, and
+// these names; the driver itself knows better already.
+func (c *Chain) Changed(directory string, ids, names []string) {
+	for _, id := range ids {
+		names = append(names, handle(directory, id))
+	}
+	for _, name := range names {
+		for _, n := range c.cache.forget(name) {
+			c.flights.Forget(n)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,10 +105,12 @@ func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, err
 		through = new(net.Dialer).DialContext
 	}
 	c, err := through(ctx, network, address)
-	if err == nil {
-		g.conns = append(g.conns, c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	h := &holed{Conn: c}
+	g.conns = append(g.conns, h)
+	return h, nil
 }
 
 func (g *gate) set(state string) {
@@ -118,6 +121,29 @@ func (g *gate) set(state string) {
 		c.Close()
 	}
 	g.conns = nil
+}
+
+// hole lets connections that are there go silent, and new ones.
+func (g *gate) hole() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state = "mute"
+	for _, c := range g.conns {
+		c.(*holed).silent.Store(true)
+	}
+}
+
+// holed is a connection whose requests can get lost.
+type holed struct {
+	net.Conn
+	silent atomic.Bool
+}
+
+func (h *holed) Write(b []byte) (int, error) {
+	if h.silent.Load() {
+		return len(b), nil
+	}
+	return h.Conn.Write(b)
 }
 
 func (g *gate) shut() { g.set("shut") }

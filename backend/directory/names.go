@@ -106,6 +106,13 @@ func (n *Names) AuthenticateNobody(ctx context.Context, password backend.Secret)
 	}
 }
 
+// Invalidate forgets what the directory remembers of a name.
+func (n *Names) Invalidate(name string) {
+	if i, ok := n.inner.(invalidator); ok {
+		i.Invalidate(n.key(name))
+	}
+}
+
 // SetStore implements backend.RouteWriter.
 func (n *Names) SetStore(ctx context.Context, e backend.Entry, store string) error {
 	w, ok := n.inner.(backend.RouteWriter)
