@@ -201,7 +201,7 @@ func (s *session) writeStored(ctx context.Context, c *call, uids imap.UIDSet, do
 	failed := line.FromUIDSet(done.failed)
 	for {
 		v.drain()
-		part, err := s.readChunk(ctx, uids, false)
+		part, err := s.readChunk(ctx, uids, false, nil)
 		if err != nil {
 			return err
 		}

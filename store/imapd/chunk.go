@@ -35,8 +35,9 @@ type chunk struct {
 // client does: each chunk is as fresh as the time it is read at. A mailbox that
 // is gone has no messages.
 func (s *session) eachMessage(ctx context.Context, uids imap.UIDSet, structures bool, fn func(found) error) error {
+	var room []found
 	for len(uids) > 0 {
-		c, err := s.readChunk(ctx, uids, structures)
+		c, err := s.readChunk(ctx, uids, structures, room)
 		if backend.IsKind(err, backend.KindNotFound) {
 			return nil
 		}
@@ -48,13 +49,14 @@ func (s *session) eachMessage(ctx context.Context, uids imap.UIDSet, structures 
 				return err
 			}
 		}
-		uids = c.rest
+		uids, room = c.rest, c.messages
 	}
 	return nil
 }
 
-// readChunk reads the first messages of a set.
-func (s *session) readChunk(ctx context.Context, uids imap.UIDSet, structures bool) (c chunk, err error) {
+// readChunk reads the first messages of a set. It may use the room of a chunk
+// that is done with.
+func (s *session) readChunk(ctx context.Context, uids imap.UIDSet, structures bool, room []found) (c chunk, err error) {
 	snap, err := s.account.Snapshot(ctx, s.view.mailbox)
 	if err != nil {
 		return c, err
@@ -62,6 +64,9 @@ func (s *session) readChunk(ctx context.Context, uids imap.UIDSet, structures bo
 	defer snap.Close()
 	c.mailbox = snap.Mailbox()
 	octets := 0
+	if c.messages = room[:0]; room == nil {
+		c.messages = make([]found, 0, min(chunkMessages, int(c.mailbox.Messages)))
+	}
 	for m, err := range snap.Messages(uids) {
 		if err != nil {
 			return c, err
