@@ -65,6 +65,18 @@ type Login struct {
 	Separator string // LoginMaster; default "*"
 }
 
+// Identity is how a store is told whom a connection is for.
+type Identity string
+
+// IdentityNone tells nothing. IdentityNative: IMAP's ID with x-originating-ip,
+// Dovecot's XCLIENT in POP3 and ManageSieve; the store must be configured to
+// trust us. IdentityProxy: a PROXY v2 header before anything else.
+const (
+	IdentityNone   Identity = "none"
+	IdentityNative Identity = "native"
+	IdentityProxy  Identity = "proxy"
+)
+
 // Secret hides itself in logs, dumps and errors.
 type Secret string
 
@@ -96,6 +108,7 @@ type Store struct {
 	// host name. It is cloned before use.
 	TLSConfig *tls.Config
 	Login     Login
+	Identity  Identity // empty: IdentityNone
 	// MaxConnections bounds connections of a migration to this store; 0: default.
 	MaxConnections int
 }

@@ -85,6 +85,12 @@ func (p *Proxy) dispatch(nc net.Conn, handle, tooMany func(net.Conn)) {
 // handle is one client's whole life.
 func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 	id := newID()
+	nc, err := p.unwrap(nc)
+	if err != nil {
+		p.log.Warn("connection of a balancer without a PROXY header", "session", id, "balancer", nc.RemoteAddr().String(), "error", err)
+		nc.Close()
+		return
+	}
 	log := p.log.With("session", id, "client", nc.RemoteAddr().String())
 	p.metrics.connections.WithLabelValues(string(proto.name)).Inc()
 	prefix := prefixOf(nc.RemoteAddr())

@@ -27,7 +27,8 @@ func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (Backend
 			return BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "store %s wants the user's own password", st.Name)
 		}
 	}
-	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Dial: c.Dial, Logger: c.Logger}
+	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Dial: c.Dial, Logger: c.Logger,
+		Client: r.Client, Session: r.Session}
 	switch r.Protocol {
 	case backend.POP3:
 		return detachText(remote.DialPOP3(ctx, t))

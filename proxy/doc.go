@@ -6,7 +6,7 @@
 //
 // The life of a session, file by file:
 //
-//	accept.go    listeners, limits, TLS
+//	accept.go    listeners, limits, TLS; proxyproto.go: who the client is
 //	protocol.go  what a protocol has of its own; imap.go, pop3.go, managesieve.go are such tables
 //	sasl.go      authentication and STARTTLS, as all protocols do them
 //	guard.go     who has to wait, or is one too many

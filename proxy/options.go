@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -128,9 +129,13 @@ type Options struct {
 	CommandLimit   time.Duration // a command in flight at a hold; 0: 2 s
 	ViewLimit      time.Duration // the old store's answer with the view; 0: 3 s
 	AttachLimit    time.Duration // connection, login and RESUME at the new store; 0: 5 s
-	MaxConnections int           // of clients; 0: 20,000
-	MaxPerAddress  int           // connections of an IPv4 address or IPv6 /64, loopback apart; 0: any number
-	MaxPerUser     int           // sessions of a user; 0: any number
+	// Balancers are networks whose connections begin with a PROXY header (v1 or
+	// v2), which says who the client is. Nobody else is believed.
+	Balancers []netip.Prefix
+
+	MaxConnections int // of clients; 0: 20,000
+	MaxPerAddress  int // connections of an IPv4 address or IPv6 /64, loopback apart; 0: any number
+	MaxPerUser     int // sessions of a user; 0: any number
 	// MaxFailures bounds the wrong passwords of a user that are checked within
 	// an hour: beyond, only the password that was right last is. 0: no bound.
 	MaxFailures   int

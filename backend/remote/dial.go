@@ -26,6 +26,10 @@ type Target struct {
 	User string
 	// Password is the user's own; used with backend.LoginUser only.
 	Password backend.Secret
+	// Client and Session say whom the connection is for, where Store.Identity
+	// wants it told.
+	Client  net.Addr
+	Session string
 	// Dial opens TCP connections; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Timeout is DefaultTimeout when zero.
@@ -70,6 +74,14 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 	conn, err := dial(limited, "tcp", addr)
 	if err != nil {
 		return nil, t.unavailable(p, "dial", ended(ctx, err))
+	}
+	if t.Store.Identity == backend.IdentityProxy {
+		_ = conn.SetWriteDeadline(time.Now().Add(t.timeout()))
+		if _, err := conn.Write(t.proxyHeader(conn.RemoteAddr())); err != nil {
+			conn.Close()
+			return nil, t.unavailable(p, "PROXY", ended(ctx, err))
+		}
+		_ = conn.SetWriteDeadline(time.Time{})
 	}
 	if t.Store.TLS != backend.TLSImplicit {
 		return conn, nil

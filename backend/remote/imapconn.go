@@ -61,7 +61,7 @@ func (c *IMAPConn) login(ctx context.Context) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{"greeting", c.greeting}, {"STARTTLS", c.upgrade}, {"CAPABILITY", c.capability},
+		{"greeting", c.greeting}, {"STARTTLS", c.upgrade}, {"CAPABILITY", c.capability}, {"ID", c.tellOrigin},
 		{"login", c.authenticate}, {"CAPABILITY", c.capability},
 	}
 	for _, s := range steps {

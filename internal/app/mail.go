@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 
 	"mailferry/backend"
@@ -52,7 +53,7 @@ func (a *App) buildProxy(host string) (err error) {
 		Connector: connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{Logger: a.log.With("part", "remote")}},
 		TLS:       a.certs.config(), CleartextLogin: proxy.CleartextLogin(a.conf.TLS.CleartextLogin),
 		Capabilities: map[string][]string{}, LoginTimeout: a.conf.Limits.LoginTimeout,
-		MaxConnections: a.conf.Limits.Connections, MaxPerAddress: a.conf.Limits.PerAddress, MaxPerUser: a.conf.Limits.PerUser,
+		Balancers: networks(a.conf.Balancers), MaxConnections: a.conf.Limits.Connections, MaxPerAddress: a.conf.Limits.PerAddress, MaxPerUser: a.conf.Limits.PerUser,
 		MaxFailures: a.conf.Limits.FailedLogins, MaxMessage: int64(a.conf.Limits.Message),
 		MaxRecipients: a.conf.Limits.Recipients, SpoolDir: a.path(dirSpool),
 		Logger: a.log.With("part", "proxy"), Registry: a.o.Registry,
@@ -88,6 +89,14 @@ func (a *App) buildProxy(host string) (err error) {
 	}
 	a.parts = append(a.parts, p)
 	return nil
+}
+
+// networks reads what the configuration has checked.
+func networks(list []string) (out []netip.Prefix) {
+	for _, n := range list {
+		out = append(out, netip.MustParsePrefix(n).Masked())
+	}
+	return out
 }
 
 // buildSubmission takes mail of logged-in users; the proxy routes it.

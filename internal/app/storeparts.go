@@ -48,6 +48,7 @@ func makeStores(list []config.Store) ([]*backend.Store, error) {
 		c := &list[i]
 		s := &backend.Store{Name: c.Name, Type: c.Type, Address: c.Address, TLS: c.TLS, Ports: map[backend.Protocol]int{},
 			MaxConnections: c.Connections,
+			Identity:       c.Identity,
 			Login:          backend.Login{Mode: c.Login.Mode, User: c.Login.User, Secret: c.Login.Password, Separator: c.Login.Separator}}
 		for protocol, port := range c.Ports {
 			s.Ports[backend.Protocol(protocol)] = port

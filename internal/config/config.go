@@ -21,6 +21,7 @@ type Config struct {
 	Roles       []Role        `mapstructure:"roles" doc:"What this node does: proxy (IMAP, POP3, ManageSieve and LMTP listeners), store (our own mailstore), ingress (submission), migrate (moves users)." default:"proxy,store,ingress,migrate"`
 	Listen      Listen        `mapstructure:"listen" doc:"Addresses to listen on, by protocol. A protocol that is not named keeps its default on loopback; an empty list turns it off. The flag --ports BASE moves all defaults to BASE, BASE+1 and so on, in this order."`
 	TLS         TLS           `mapstructure:"tls" doc:"Certificates, and who may log in without TLS."`
+	Balancers   []string      `mapstructure:"balancers" doc:"Networks (10.0.0.0/8) of load balancers before the access protocols: their connections must begin with a PROXY header, version 1 or 2, and nobody else's may."`
 	Log         Log           `mapstructure:"log" doc:"What is logged to standard error."`
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
 	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
@@ -160,6 +161,7 @@ type Store struct {
 	CA          string            `mapstructure:"ca" doc:"PEM file of the authorities that may have signed the store's certificate. Default: those of the system."`
 	TLSName     string            `mapstructure:"tls_name" doc:"The name in the store's certificate, when it is not the address."`
 	Login       Login             `mapstructure:"login" doc:"How to log in for a user. Our own store needs none."`
+	Identity    backend.Identity  `mapstructure:"identity" doc:"How the store is told the client's address: none, native (ID in IMAP, XCLIENT in POP3 and ManageSieve, where Dovecot's login_trusted_networks names us) or proxy (a PROXY v2 header before everything)." default:"none"`
 	Connections int               `mapstructure:"connections" doc:"Most connections of a migration to this store." default:"8"`
 }
 

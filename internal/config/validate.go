@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -53,6 +54,11 @@ func validate(c *Config, r *report) {
 	oneOf(r, "log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
 	oneOf(r, "log.format", c.Log.Format, []string{"text", "json"})
 	checkNumbers(c, r)
+	for i, n := range c.Balancers {
+		if _, err := netip.ParsePrefix(n); err != nil {
+			r.add(fmt.Sprintf("balancers[%d]", i), "%q is not a network: write 10.0.0.0/8 or 2001:db8::/32", n)
+		}
+	}
 	if len(c.Stores) == 0 {
 		r.add("stores", "needs at least one store")
 	}
@@ -141,6 +147,7 @@ func checkStore(c *Config, i int, r *report) {
 	oneOf(r, key+".type", s.Type, storeTypes)
 	oneOf(r, key+".tls", s.TLS, tlsModes)
 	oneOf(r, key+".login.mode", s.Login.Mode, loginModes)
+	oneOf(r, key+".identity", s.Identity, []backend.Identity{backend.IdentityNone, backend.IdentityNative, backend.IdentityProxy})
 	for protocol, port := range s.Ports {
 		oneOf(r, key+".ports."+protocol, protocol, protocols)
 		if port < 1 || port > 65535 {
