@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -21,14 +23,35 @@ const (
 	orderStop     = "stop"
 )
 
+// loadTime bounds the wait for Resume to read a batch that is on disk.
+const loadTime = 10 * time.Second
+
+// batch finds a batch; one that is on disk and not read yet, because the
+// process has just started, is awaited.
 func (e *Engine) batch(id BatchID) (*batch, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	b := e.batches[id]
+	b := e.loaded(id)
+	if b == nil && validID(id) {
+		if _, err := os.Stat(filepath.Join(e.dir(id), journalName)); err == nil {
+			t := time.NewTimer(loadTime)
+			defer t.Stop()
+			select {
+			case <-e.resumed:
+			case <-e.ctx.Done():
+			case <-t.C:
+			}
+			b = e.loaded(id)
+		}
+	}
 	if b == nil {
 		return nil, backend.Errorf(backend.KindNotFound, "There is no such batch.", "batch %q", id)
 	}
 	return b, nil
+}
+
+func (e *Engine) loaded(id BatchID) *batch {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.batches[id]
 }
 
 // Batches lists all batches, the latest first.

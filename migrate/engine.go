@@ -24,6 +24,9 @@ type Engine struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
+	resumed     chan struct{} // closed when Resume has read the batches
+	resumedOnce sync.Once
+
 	mu      sync.Mutex
 	batches map[BatchID]*batch // guarded by mu
 	holding int                // users on hold; guarded by mu
@@ -43,7 +46,7 @@ func New(o Options) (*Engine, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{opt: o, timing: o.Timing.withDefaults(), log: o.Logger, slots: make(chan struct{}, o.Holds),
-		batches: make(map[BatchID]*batch), calm: make(chan struct{})}
+		batches: make(map[BatchID]*batch), calm: make(chan struct{}), resumed: make(chan struct{})}
 	close(e.calm)
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	return e, nil
@@ -142,6 +145,7 @@ func (e *Engine) launch(b *batch) error {
 // first; a hold that no batch knows of is ended. It is called once, before any Start, when placements can be read. It
 // returns without waiting for the moves.
 func (e *Engine) Resume(ctx context.Context) error {
+	defer e.resumedOnce.Do(func() { close(e.resumed) })
 	ids, err := batches(e.opt.Dir)
 	if err != nil {
 		return fmt.Errorf("batches on disk: %w", err)

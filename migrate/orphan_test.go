@@ -97,10 +97,13 @@ func TestFinishedBatchIsCompacted(t *testing.T) {
 		t.Errorf("%d lines, %v:\n%s", n, err, b)
 	}
 	e = r.engine(t)
-	if err := e.Resume(context.Background()); err != nil {
+	resumed := make(chan error, 1)
+	go func() { resumed <- e.Resume(context.Background()) }()
+	st := wait(t, e, id) // also when it is asked for before it is read
+	if err := <-resumed; err != nil {
 		t.Fatal(err)
 	}
-	if st := wait(t, e, id); st.Counts[Final] != 3 || st.Counts[Failed] != 1 {
+	if st.Counts[Final] != 3 || st.Counts[Failed] != 1 {
 		t.Errorf("%+v", st)
 	}
 	e.Close()
