@@ -38,6 +38,7 @@ type Client struct {
 // NewClient takes c over.
 func NewClient(c *IMAPConn) *Client {
 	c.link.setTimeout(ProgressTimeout)
+	c.scan.grow()
 	return &Client{conn: c, profile: ProfileOf(c.target.Store.Type), enabled: map[string]bool{}}
 }
 

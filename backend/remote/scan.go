@@ -15,6 +15,8 @@ const (
 	maxString  = 64 << 10 // a mailbox name, a namespace, an envelope's string
 	maxDepth   = 64       // nested lists that are skipped
 	readBuffer = 64 << 10
+	// loginBuffer is enough for a login, which is all that the proxy reads here.
+	loginBuffer = 4 << 10
 )
 
 // errSyntax marks a response that makes no sense. The scanner is still on its
@@ -33,7 +35,10 @@ type scanner struct {
 	buf []byte // scratch of token and str, valid until the next call
 }
 
-func newScanner(r io.Reader) *scanner { return &scanner{r: bufio.NewReaderSize(r, readBuffer)} }
+func newScanner(r io.Reader) *scanner { return &scanner{r: bufio.NewReaderSize(r, loginBuffer)} }
+
+// grow prepares for reading accounts.
+func (s *scanner) grow() { s.r = bufio.NewReaderSize(s.r, readBuffer) }
 
 // peek is the next octet, unread.
 func (s *scanner) peek() (byte, error) {
