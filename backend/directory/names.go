@@ -76,11 +76,20 @@ func (n *Names) key(name string) string {
 
 // Lookup implements backend.Directory.
 func (n *Names) Lookup(ctx context.Context, name string) (backend.Entry, error) {
+	return n.lookup(ctx, name, n.inner.Lookup)
+}
+
+// LookupFresh is Lookup by Fresh.
+func (n *Names) LookupFresh(ctx context.Context, name string) (backend.Entry, error) {
+	return n.lookup(ctx, name, func(ctx context.Context, key string) (backend.Entry, error) { return Fresh(ctx, n.inner, key) })
+}
+
+func (n *Names) lookup(ctx context.Context, name string, ask func(context.Context, string) (backend.Entry, error)) (backend.Entry, error) {
 	key := n.key(name)
 	if !validName(name) || !validName(key) {
 		return backend.Entry{}, notFound(n.Name(), name)
 	}
-	e, err := n.inner.Lookup(ctx, key)
+	e, err := ask(ctx, key)
 	if err != nil {
 		return e, err
 	}

@@ -226,6 +226,22 @@ func (r *Replica) Lookup(ctx context.Context, name string) (backend.Entry, error
 	return backend.Entry{}, asked
 }
 
+// LookupFresh asks the source, whatever is known. KindUnavailable: it is away.
+func (r *Replica) LookupFresh(ctx context.Context, name string) (backend.Entry, error) {
+	return r.src.Lookup(ctx, name)
+}
+
+// Fresh is a lookup that no memory answers, for decisions that last.
+func Fresh(ctx context.Context, d backend.Directory, name string) (backend.Entry, error) {
+	type fresh interface {
+		LookupFresh(ctx context.Context, name string) (backend.Entry, error)
+	}
+	if f, ok := d.(fresh); ok {
+		return f.LookupFresh(ctx, name)
+	}
+	return d.Lookup(ctx, name)
+}
+
 // settle ends the doubt about a name when the source says what was known.
 func (r *Replica) settle(name string, known, told backend.Entry) {
 	if known.User != "" && reflect.DeepEqual(known, told) {

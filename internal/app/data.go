@@ -16,12 +16,14 @@ import (
 
 // What is in the data directory besides the lock.
 const (
-	dirEngine  = "mail"    // logs, state and bodies
-	dirTLS     = "tls"     // the certificate made at first start
-	dirMoves   = "migrate" // journals
-	dirSpool   = "spool"   // large messages on their way
-	fileSecret = "admin.secret"
-	fileFirst  = "first-start" // there while the first users are being made
+	dirEngine = "mail"    // logs, state and bodies
+	dirTLS    = "tls"     // the certificate made at first start
+	dirMoves  = "migrate" // journals
+	dirSpool  = "spool"   // large messages on their way
+	// dirReplicas holds the routes of directories, one file each.
+	dirReplicas = "replica"
+	fileSecret  = "admin.secret"
+	fileFirst   = "first-start" // there while the first users are being made
 )
 
 func (a *App) path(name string) string { return filepath.Join(a.conf.Data, name) }

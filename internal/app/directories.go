@@ -7,6 +7,9 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"net/url"
+	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +31,7 @@ type generation struct {
 	chain  *directory.Chain
 	owned  []io.Closer          // drivers with connections
 	filter []backend.UserLister // those that know filters
+	copies []*directory.Replica
 	inside sync.WaitGroup
 }
 
@@ -44,11 +48,15 @@ func (d *directories) exchange(g *generation) error {
 	old := d.current
 	d.current = g
 	d.mu.Unlock()
-	if old == nil {
-		return nil
+	var err error
+	if old != nil {
+		old.inside.Wait()
+		err = old.close()
 	}
-	old.inside.Wait()
-	return old.close()
+	for _, r := range g.copies { // now, for the old one has written the file
+		r.Start()
+	}
+	return err
 }
 
 func (g *generation) close() error {
@@ -91,7 +99,7 @@ func (d *directories) fresh(ctx context.Context, name string) (backend.Entry, er
 	if !ok {
 		return known, nil
 	}
-	e, err := owner.Lookup(ctx, name)
+	e, err := directory.Fresh(ctx, owner, name)
 	if backend.IsKind(err, backend.KindNotFound) { // gone, or in another directory now
 		c.Invalidate(name)
 		return c.Lookup(ctx, name)
@@ -188,8 +196,15 @@ func (a *App) makeDirectories(c *config.Config) (_ *generation, err error) {
 		if owned, ok := d.(io.Closer); ok {
 			g.owned = append(g.owned, owned)
 		}
-		if lister, ok := d.(backend.UserLister); ok && c.Directories[i].Type == config.DirectoryLDAP {
-			g.filter = append(g.filter, lister)
+		if source, ok := d.(*directory.LDAP); ok {
+			r, err := a.makeReplica(c, &c.Directories[i], source, g)
+			if err != nil {
+				return nil, fmt.Errorf("%s: replica: %w", c.Directories[i].Name, err)
+			}
+			if r != nil {
+				d = r
+			}
+			g.filter = append(g.filter, d.(backend.UserLister))
 		}
 		list = append(list, underNames(d, c.Directories[i].Names))
 	}
@@ -213,8 +228,41 @@ func (a *App) makeDirectory(c *config.Directory) (backend.Directory, error) {
 			o.Rules = append(o.Rules, directory.RegexRule(r))
 		}
 		return directory.NewRegex(o)
+	case config.DirectoryHTTP:
+		return makeHTTP(c, log)
 	}
 	return makeLDAP(c, log)
+}
+
+func makeHTTP(c *config.Directory, log *slog.Logger) (backend.Directory, error) {
+	tlsConfig, err := clientTLS(c.CA, "")
+	if err != nil {
+		return nil, err
+	}
+	return directory.NewHTTP(directory.HTTPOptions{Name: c.Name, URL: c.URL, TLSConfig: tlsConfig, Header: c.Header, HeaderValue: c.HeaderValue,
+		DefaultStore: c.Store, CheckPassword: c.Passwords == config.PasswordsBind, Timeout: c.Timeout, Connections: c.Connections, Logger: log})
+}
+
+// makeReplica puts a copy before a directory, nil where none is configured. It
+// is started when the generation comes into use.
+func (a *App) makeReplica(c *config.Config, d *config.Directory, source *directory.LDAP, g *generation) (*directory.Replica, error) {
+	if d.Replica == nil {
+		return nil, nil
+	}
+	data := c.Data
+	if a.conf != nil {
+		data = a.conf.Data // a reload does not move it
+	}
+	r, err := directory.NewReplica(directory.ReplicaOptions{Source: source, Path: filepath.Join(data, dirReplicas, url.PathEscape(d.Name)+".routes"),
+		Feed: d.Replica.Feed, Poll: d.Replica.Poll, Full: d.Replica.Full, Stale: d.Replica.Stale, MaxUsers: d.Replica.MaxUsers,
+		Changed: func(name string, ids, names []string) { g.chain.Changed(name, ids, names) },
+		Logger:  a.log.With("part", "directory"), Registry: replacing{a.o.Registry}})
+	if err != nil {
+		return nil, err
+	}
+	g.copies = append(g.copies, r)
+	g.owned = slices.Insert(g.owned, 0, io.Closer(r)) // before the source
+	return r, nil
 }
 
 // underNames puts the configured names before a directory.
@@ -241,10 +289,15 @@ func makeLDAP(c *config.Directory, log *slog.Logger) (backend.Directory, error) 
 	o := directory.LDAPOptions{Name: c.Name, Servers: c.Servers, StartTLS: c.StartTLS, TLSConfig: tlsConfig,
 		BindDN: c.BindDN, BindPassword: c.BindPassword, Base: c.Base, Filter: c.Filter, ListFilter: c.ListFilter,
 		Attributes: directory.LDAPAttributes{User: c.Attributes.User, Store: c.Attributes.Store,
-			Disabled: c.Attributes.Disabled, Recipients: c.Attributes.Recipients},
+			Disabled: c.Attributes.Disabled, Recipients: c.Attributes.Recipients, Host: c.Attributes.Host, Port: c.Attributes.Port,
+			Quota: c.Attributes.Quota, Services: c.Attributes.Services},
+		FollowReferrals: c.Referrals == config.ReferralsFollow, RememberPasswords: c.Remember,
 		DefaultStore: c.Store, CheckPassword: c.Passwords == config.PasswordsBind, PoolSize: c.Connections, RequestTimeout: c.Timeout, Logger: log}
 	if c.Write != nil {
 		o.WriteDN, o.WritePassword = c.Write.BindDN, c.Write.Password
+	}
+	if c.Type == config.DirectoryAD {
+		return directory.NewAD(directory.ADOptions{LDAPOptions: o, Domain: c.Domain, Realm: c.Realm, Groups: c.Groups})
 	}
 	return directory.NewLDAP(o)
 }

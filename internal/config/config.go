@@ -101,7 +101,7 @@ type Limits struct {
 // Directory is a source of users. Which keys apply depends on the type.
 type Directory struct {
 	Name         string        `mapstructure:"name" doc:"Name, for logs and explain." required:"true"`
-	Type         string        `mapstructure:"type" doc:"local (our own table of users), ldap, file or regex (rules)." required:"true"`
+	Type         string        `mapstructure:"type" doc:"local (our own table of users), ldap, ad (Active Directory), file, regex (rules) or http (a script that speaks nginx's auth_http)." required:"true"`
 	Store        string        `mapstructure:"store" doc:"The store of users for whom the directory names none. Type local: the store of type local."`
 	Servers      []string      `mapstructure:"servers" doc:"ldap: URLs (ldap:// or ldaps://), asked in order, with fail-over and return."`
 	StartTLS     bool          `mapstructure:"starttls" doc:"ldap: upgrade ldap:// connections to TLS and refuse servers that cannot." default:"false"`
@@ -116,6 +116,15 @@ type Directory struct {
 	Path         string        `mapstructure:"path" doc:"file: one user a line, as written in docs/operations.md; read again when it changes."`
 	Format       string        `mapstructure:"format" doc:"file: popmap, for lines key:[user@]host[:port] as Perdition has them; the store is then called host, or host:port. Default: by the file's name."`
 	Writable     bool          `mapstructure:"writable" doc:"file: a flip rewrites the user's store there." default:"false"`
+	Domain       string        `mapstructure:"domain" doc:"ad: the name in DOMAIN\\name. Default: what the domain says."`
+	Realm        string        `mapstructure:"realm" doc:"ad: the DNS name of the domain, for name@realm. Default: what the domain says."`
+	Groups       []string      `mapstructure:"groups" doc:"ad: DNs of groups; users are those who are in one of them, directly or through other groups. Default: everybody."`
+	Referrals    string        `mapstructure:"referrals" doc:"ldap, ad: ignore, or follow (other servers that an answer names are asked, too, by the same identity and with no less TLS)." default:"ignore"`
+	Replica      *Replica      `mapstructure:"replica" doc:"ldap, ad: a copy of all users' routes, kept current and on disk: all known users can log in while the directory is away. An empty section, replica: {}, switches it on."`
+	Remember     time.Duration `mapstructure:"remember_passwords" doc:"ldap, ad: how long a password that the directory accepted counts while it is away; its argon2id hash is kept in memory alone. 0s: not at all." default:"0s"`
+	URL          string        `mapstructure:"url" doc:"http: the address that is asked, http:// or https://. It is asked without a password (Auth-Method: none), then with one."`
+	Header       string        `mapstructure:"header" doc:"http: a header to send along, as nginx's auth_http_header."`
+	HeaderValue  Secret        `mapstructure:"header_value" doc:"http: its value."`
 	Rules        []Rule        `mapstructure:"rules" doc:"regex: the first rule that matches the name decides."`
 	Names        *Names        `mapstructure:"names" doc:"By which names the directory is asked, and with which one the user logs in to the store. Default: the name as given, and the directory's."`
 	Passwords    string        `mapstructure:"passwords" doc:"Who checks passwords: bind (the directory) or pass (the store). Default: bind for ldap and local, for file the directory where it has a hash."`
@@ -130,6 +139,15 @@ type Rule struct {
 	Store string `mapstructure:"store" doc:"The user's store, by name or address, with groups as above. Default: the store of the directory."`
 }
 
+// Replica says how a copy of a directory is kept.
+type Replica struct {
+	Feed     string        `mapstructure:"feed" doc:"How changes are learned: syncrepl (OpenLDAP pushes them), dirsync (Active Directory), poll (by modifyTimestamp or whenChanged), or auto: the best that the server offers." default:"auto"`
+	Poll     time.Duration `mapstructure:"poll" doc:"How often changes are asked for. 0s: 2 s for dirsync, 30 s for poll; for syncrepl, 15 s between looks whether the server lives." default:"0s"`
+	Full     time.Duration `mapstructure:"full" doc:"How often everything is read anew. 0s: hourly for poll, which sees only so what was deleted, else daily." default:"0s"`
+	Stale    time.Duration `mapstructure:"stale" doc:"How long the copy serves while the directory is away." default:"168h"`
+	MaxUsers int           `mapstructure:"max_users" doc:"Most users that are kept, at about 250 bytes each; a directory with more has no copy." default:"2000000"`
+}
+
 // Cache says how long answers of directories are remembered.
 type Cache struct {
 	For    time.Duration `mapstructure:"for" doc:"How long an answer serves without asking again." default:"10m"`
@@ -139,9 +157,13 @@ type Cache struct {
 
 // Attributes names LDAP attributes.
 type Attributes struct {
-	User       string `mapstructure:"user" doc:"The canonical name of the user." default:"uid"`
+	User       string `mapstructure:"user" doc:"The canonical name of the user. ad: userPrincipalName by default." default:"uid"`
 	Store      string `mapstructure:"store" doc:"The user's store: the name or the address of a configured one." default:"mailHost"`
-	Recipients string `mapstructure:"recipients" doc:"Further addresses of the user."`
+	Recipients string `mapstructure:"recipients" doc:"Further addresses of the user. ad: proxyAddresses by default."`
+	Host       string `mapstructure:"host" doc:"The address to dial, when the store serves any host; without a store it takes that place."`
+	Port       string `mapstructure:"port" doc:"The port to dial: 1143 is IMAP's; pop3:1110 another protocol's."`
+	Quota      string `mapstructure:"quota" doc:"The user's quota in bytes, or with a unit such as 500M or 2GiB."`
+	Services   string `mapstructure:"services" doc:"Protocols that the user may use: imap, pop3, managesieve, smtp, all, none. A user without the attribute may use all."`
 	Disabled   string `mapstructure:"disabled" doc:"An attribute that is TRUE for users who may not log in."`
 }
 

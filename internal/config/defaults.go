@@ -25,6 +25,14 @@ func complete(c *Config, ports int, r *report) {
 	}
 	for i := range c.Directories {
 		completeDirectory(c, &c.Directories[i])
+		if a := &c.Directories[i].Attributes; c.Directories[i].Type == DirectoryAD {
+			if !r.has(fmt.Sprintf("directories[%d].attributes.user", i)) {
+				a.User = "userPrincipalName"
+			}
+			if !r.has(fmt.Sprintf("directories[%d].attributes.recipients", i)) {
+				a.Recipients = "proxyAddresses"
+			}
+		}
 	}
 	besideFile(c, r)
 }

@@ -20,6 +20,11 @@ const (
 	DirectoryLDAP  = "ldap"
 	DirectoryFile  = "file"
 	DirectoryRegex = "regex"
+	DirectoryAD    = "ad"
+	DirectoryHTTP  = "http"
+
+	ReferralsIgnore = "ignore"
+	ReferralsFollow = "follow"
 
 	PasswordsBind = "bind"
 	PasswordsPass = "pass"
@@ -27,10 +32,8 @@ const (
 
 var (
 	roles          = []Role{RoleProxy, RoleStore, RoleIngress, RoleMigrate}
-	directoryTypes = []string{DirectoryLocal, DirectoryLDAP, DirectoryFile, DirectoryRegex}
-	// laterDirectories are words of the configuration that this version cannot serve.
-	laterDirectories = []string{"ad", "http"}
-	storeTypes       = []backend.StoreType{backend.StoreLocal, backend.StoreCyrus, backend.StoreDovecot, backend.StoreCourier,
+	directoryTypes = []string{DirectoryLocal, DirectoryLDAP, DirectoryAD, DirectoryFile, DirectoryRegex, DirectoryHTTP}
+	storeTypes     = []backend.StoreType{backend.StoreLocal, backend.StoreCyrus, backend.StoreDovecot, backend.StoreCourier,
 		backend.StoreAxigen, backend.StoreExchange, backend.StoreGmail, backend.StoreGeneric}
 	tlsModes      = []backend.TLSMode{backend.TLSStartTLS, backend.TLSImplicit, backend.TLSNone}
 	loginModes    = []backend.LoginMode{backend.LoginUser, backend.LoginAuthzid, backend.LoginMaster}
@@ -181,11 +184,7 @@ func checkLocalStore(c *Config, i int, r *report) {
 
 func checkDirectory(c *Config, i int, r *report) {
 	d, key := &c.Directories[i], fmt.Sprintf("directories[%d]", i)
-	switch {
-	case d.Type == "":
-		return
-	case slices.Contains(laterDirectories, d.Type):
-		r.add(key+".type", "directories of type %s are not served by this version; use one of %s", d.Type, words(directoryTypes))
+	if d.Type == "" {
 		return
 	}
 	oneOf(r, key+".type", d.Type, directoryTypes)
@@ -205,14 +204,18 @@ func checkDirectory(c *Config, i int, r *report) {
 		if d.Path == "" {
 			r.add(key+".path", "is required for type file")
 		}
-	case DirectoryLDAP:
+	case DirectoryLDAP, DirectoryAD:
 		checkLDAP(d, key, r)
+	case DirectoryHTTP:
+		if u, err := url.Parse(d.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			r.add(key+".url", "%q is not an address: write http://host/path or https://host/path", d.URL)
+		}
 	}
 }
 
 func checkLDAP(d *Directory, key string, r *report) {
 	if len(d.Servers) == 0 {
-		r.add(key+".servers", "is required for type ldap")
+		r.add(key+".servers", "is required for type %s", d.Type)
 	}
 	for i, s := range d.Servers {
 		if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "ldap" && u.Scheme != "ldaps" {
@@ -220,9 +223,13 @@ func checkLDAP(d *Directory, key string, r *report) {
 		}
 	}
 	if d.Base == "" {
-		r.add(key+".base", "is required for type ldap")
+		r.add(key+".base", "is required for type %s", d.Type)
 	}
-	if !strings.Contains(d.Filter, "{user}") && !strings.Contains(d.Filter, "{local}") {
+	named := strings.Contains(d.Filter, "{user}") || strings.Contains(d.Filter, "{local}")
+	switch {
+	case d.Type == DirectoryAD && named:
+		r.add(key+".filter", "cannot contain a name: type ad knows how names are found, a filter only restricts who is a user")
+	case d.Type == DirectoryLDAP && !named:
 		r.add(key+".filter", "must contain {user}, which stands for the name that is looked for")
 	}
 	if d.Timeout < 10*time.Millisecond {
@@ -230,6 +237,13 @@ func checkLDAP(d *Directory, key string, r *report) {
 	}
 	if d.Connections < 1 {
 		r.add(key+".connections", "must be above zero")
+	}
+	oneOf(r, key+".referrals", d.Referrals, []string{ReferralsIgnore, ReferralsFollow})
+	if d.Replica != nil {
+		oneOf(r, key+".replica.feed", d.Replica.Feed, []string{"auto", "syncrepl", "dirsync", "poll"})
+		if d.Replica.MaxUsers < 1 {
+			r.add(key+".replica.max_users", "must be above zero")
+		}
 	}
 }
 
