@@ -328,7 +328,7 @@ func malformed(l []byte) string {
 	if quoted {
 		return "Open quote"
 	}
-	if len(l) == 0 || l[len(l)-1] != '}' {
+	if len(l) == 0 || l[len(l)-1] != '}' || bytes.IndexByte(l, '{') < 0 { // an atom may hold "}"
 		return ""
 	}
 	if _, _, ok := literalOf(l); !ok {
