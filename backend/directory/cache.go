@@ -36,13 +36,21 @@ func newCache(size int) *cache {
 }
 
 func (c *cache) evicted(name string, v cached) {
-	for _, key := range []string{v.entry.User, handle(v.entry.Directory, v.entry.ID)} {
+	for _, key := range keysOf(v.entry) {
 		set := c.names[key]
 		delete(set, name)
 		if len(set) == 0 {
 			delete(c.names, key)
 		}
 	}
+}
+
+// keysOf is what an entry's names are forgotten by.
+func keysOf(e backend.Entry) []string {
+	if e.ID == "" {
+		return []string{e.User}
+	}
+	return []string{e.User, handle(e.Directory, e.ID)}
 }
 
 // handle cannot be taken for a user.
@@ -73,7 +81,7 @@ func (c *cache) put(name string, v cached, epoch uint64) {
 		return
 	}
 	c.hits.Add(name, v)
-	for _, key := range []string{v.entry.User, handle(v.entry.Directory, v.entry.ID)} {
+	for _, key := range keysOf(v.entry) {
 		set := c.names[key]
 		if set == nil {
 			set = map[string]struct{}{}

@@ -407,3 +407,43 @@ func BenchmarkReplicaMemory(b *testing.B) {
 	}
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/users, "B/user")
 }
+
+// TestReplicaTellsTheChain: what changes in the directory is forgotten by the
+// cache in front, under every name that clients used.
+func TestReplicaTellsTheChain(t *testing.T) {
+	t.Parallel()
+	s := startSlapd(t)
+	var c *Chain
+	told := make(chan struct{}, 100)
+	r := openReplicaLater(t, ReplicaOptions{Source: openLDAP(t, ldapOptions(s)), Changed: func(d string, ids, names []string) {
+		c.Changed(d, ids, names)
+		told <- struct{}{}
+	}})
+	c = newChain(t, ChainOptions{Directories: []backend.Directory{r}})
+	r.Start()
+	until(t, r, "live", r.Live)
+	for _, name := range []string{"anna", "ANNA@example.org"} {
+		if e, err := c.Lookup(t.Context(), name); err != nil || e.Store != "old1" {
+			t.Fatalf("%+v, %v", e, err)
+		}
+	}
+	s.SetAttr(t, "anna", "mailHost", "old2")
+	<-told
+	for _, name := range []string{"anna", "ANNA@example.org"} {
+		if e, err := c.Lookup(t.Context(), name); err != nil || e.Store != "old2" {
+			t.Errorf("%+v, %v", e, err)
+		}
+	}
+}
+
+// openReplicaLater is openReplica without the start.
+func openReplicaLater(t testing.TB, o ReplicaOptions) *Replica {
+	t.Helper()
+	o.Poll = beat
+	r, err := NewReplica(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
