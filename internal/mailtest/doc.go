@@ -1,4 +1,4 @@
-// Package mailtest holds what tests need to talk to the real world: slapd,
+// Package mailtest holds what tests need to talk to the real world: slapd, Samba,
 // Dovecot and Cyrus started in directories of their own on free loopback
 // ports, real mail clients, a corpus of real messages, a relay that breaks
 // connections on purpose, a strict IMAP dialogue client, and drivers that use
