@@ -144,10 +144,10 @@ func (o *Options) validate() error {
 		errs = append(errs, fmt.Errorf("voters %v: zero or named twice", o.Voters))
 	}
 	if o.Dir == "" {
-		errs = append(errs, errors.New("Dir is missing"))
+		errs = append(errs, errors.New("no directory (Dir)"))
 	}
 	if o.Machine == nil {
-		errs = append(errs, errors.New("Machine is missing"))
+		errs = append(errs, errors.New("no machine (Machine)"))
 	}
 	if len(o.Voters) > 1 && o.Transport == nil {
 		errs = append(errs, errors.New("several voters need a Transport"))

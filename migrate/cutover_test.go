@@ -188,7 +188,6 @@ func TestCutoverInterleavings(t *testing.T) {
 				m.step, m.expired, m.stored, m.reported = StepNone, false, false, false
 				m, todo = m.Begin()
 				w.say("crash; again from %v", m)
-				saved = m
 			}
 			var ev Event
 			switch {

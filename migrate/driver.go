@@ -294,7 +294,7 @@ func (d *driver) findRoute(ctx context.Context) error {
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 	c, err := remote.DialIMAP(ctx, remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User,
-		Dial: d.e.opt.Dial, Logger: d.log})
+		Dial: d.e.opt.Dial})
 	if err != nil {
 		return nil, err
 	}

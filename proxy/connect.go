@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"log/slog"
 	"maps"
 	"net"
 
@@ -12,8 +11,7 @@ import (
 
 // RemoteConnector reaches foreign stores over the network.
 type RemoteConnector struct {
-	Dial   func(ctx context.Context, network, addr string) (net.Conn, error) // nil: a net.Dialer
-	Logger *slog.Logger
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: a net.Dialer
 }
 
 // Connect implements Connector.
@@ -27,7 +25,7 @@ func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (Backend
 			return BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "store %s wants the user's own password", st.Name)
 		}
 	}
-	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Dial: c.Dial, Logger: c.Logger,
+	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Dial: c.Dial,
 		Client: r.Client, Session: r.Session}
 	switch r.Protocol {
 	case backend.POP3:

@@ -244,5 +244,5 @@ func (d *delivery) dial(ctx context.Context, r backend.Route) (net.Conn, error) 
 		return d.p.o.DialLMTP(ctx, r)
 	}
 	st := storeFor(r)
-	return remote.DialLMTP(ctx, remote.Target{Store: &st, Host: r.Host, User: r.User, Logger: d.log})
+	return remote.DialLMTP(ctx, remote.Target{Store: &st, Host: r.Host, User: r.User})
 }

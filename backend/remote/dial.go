@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"crypto/tls"
-	"log/slog"
 	"net"
 	"strconv"
 	"time"
@@ -34,7 +33,6 @@ type Target struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Timeout is DefaultTimeout when zero.
 	Timeout time.Duration
-	Logger  *slog.Logger // nil: silent
 }
 
 func (t *Target) timeout() time.Duration {
@@ -49,13 +47,6 @@ func (t *Target) host() string {
 		return t.Host
 	}
 	return t.Store.Address
-}
-
-func (t *Target) logger() *slog.Logger {
-	if t.Logger == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return t.Logger
 }
 
 // dial opens the TCP connection for p, TLS around it when the store's mode is

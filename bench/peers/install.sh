@@ -23,7 +23,7 @@ install_samba() { packages samba samba-ad-provision samba-dsdb-modules samba-vfs
 install_dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
 # perdition: with the module for LDAP; nothing of it is started.
 install_perdition() { packages perdition perdition-ldap; }
-install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 openssl ca-certificates; }
+install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 openssl ca-certificates python3; }
 install_nginx() { packages nginx libnginx-mod-mail; }
 install_cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
 

@@ -50,7 +50,7 @@ func (a *App) buildProxy(host string) (err error) {
 	}
 	o := proxy.Options{
 		Node: a.conf.Node, Domain: host, Directory: a.dirs, Placements: a.places, Stores: a.routes,
-		Connector: connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{Logger: a.log.With("part", "remote")}},
+		Connector: connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{}},
 		TLS:       a.certs.config(), CleartextLogin: proxy.CleartextLogin(a.conf.TLS.CleartextLogin),
 		Capabilities: map[string][]string{}, LoginTimeout: a.conf.Limits.LoginTimeout,
 		Balancers: networks(a.conf.Balancers), MaxConnections: a.conf.Limits.Connections, MaxPerAddress: a.conf.Limits.PerAddress, MaxPerUser: a.conf.Limits.PerUser,
@@ -236,7 +236,7 @@ func (a *App) tryLogin(ctx context.Context, e backend.Entry, p backend.Secret) e
 	if err != nil {
 		return err
 	}
-	c := connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{Logger: a.log}}
+	c := connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{}}
 	conn, err := c.Connect(ctx, proxy.ConnectRequest{Route: backend.Route{User: e.User, Store: st, Host: host, Entry: e},
 		Protocol: backend.IMAP, Password: p, CheckPassword: true, Client: &net.TCPAddr{IP: net.IPv6loopback}, Session: smtpd.NewID()})
 	if err != nil {

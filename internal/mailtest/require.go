@@ -10,8 +10,10 @@ import (
 )
 
 // Require skips the test, loudly, when one of the named peers is not
-// installed: slapd samba perdition dovecot cyrus corpus mbsync offlineimap mutt curl openssl. With CI=true in the environment a missing peer is a failure: a
-// machine that is to run everything must not pass by leaving things out.
+// installed: slapd samba perdition dovecot cyrus corpus mbsync offlineimap mutt
+// curl openssl python3. With CI=true in the environment a missing peer is a
+// failure: a machine that is to run everything must not pass by leaving things
+// out.
 func Require(t testing.TB, names ...string) {
 	t.Helper()
 	for _, name := range names {

@@ -162,7 +162,6 @@ func (f *farm) through(t *testing.T, addr, user string) route {
 type ours struct {
 	chain  *directory.Chain
 	stores *directory.Stores
-	list   map[string]*backend.Store
 }
 
 func open(t *testing.T, c *config.Config) *ours {
