@@ -91,6 +91,8 @@ config() {
 			  lmtp: [$5]
 			  submission: []
 			  submissions: []
+			  pop3: []
+			  pop3s: []
 			  admin: []
 		C
 		cat

@@ -27,6 +27,8 @@ const anyPort = `listen:
   lmtp: ["127.0.0.1:0"]
   submission: ["127.0.0.1:0"]
   submissions: ["127.0.0.1:0"]
+  pop3: ["127.0.0.1:0"]
+  pop3s: ["127.0.0.1:0"]
   admin: ["127.0.0.1:0"]
 `
 

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // anyPort has a node listen where there is room.
 const anyPort = `listen: {imap: ["127.0.0.1:0"], imaps: ["127.0.0.1:0"], lmtp: ["127.0.0.1:0"], submission: ["127.0.0.1:0"],
-  submissions: ["127.0.0.1:0"], admin: ["127.0.0.1:0"]}
+  submissions: ["127.0.0.1:0"], pop3: ["127.0.0.1:0"], pop3s: ["127.0.0.1:0"], admin: ["127.0.0.1:0"]}
 `
 
 // setup is a node to be: its configuration can be changed for a reload.

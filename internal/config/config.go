@@ -47,8 +47,8 @@ const (
 type Listen struct {
 	IMAP        []string `mapstructure:"imap" doc:"IMAP with STARTTLS." default:"127.0.0.1:1143"`
 	IMAPS       []string `mapstructure:"imaps" doc:"IMAP with TLS from the first byte." default:"127.0.0.1:1993"`
-	POP3        []string `mapstructure:"pop3" doc:"POP3 with STLS. Off unless named."`
-	POP3S       []string `mapstructure:"pop3s" doc:"POP3 with TLS from the first byte. Off unless named."`
+	POP3        []string `mapstructure:"pop3" doc:"POP3 with STLS." default:"127.0.0.1:1110"`
+	POP3S       []string `mapstructure:"pop3s" doc:"POP3 with TLS from the first byte." default:"127.0.0.1:1995"`
 	ManageSieve []string `mapstructure:"managesieve" doc:"ManageSieve with STARTTLS, in front of foreign stores; our own has none yet. Off unless named."`
 	LMTP        []string `mapstructure:"lmtp" doc:"LMTP: deliveries from trusted mail servers, routed by recipient." default:"127.0.0.1:2424"`
 	SMTP        []string `mapstructure:"smtp" doc:"SMTP from the world. Not served by this version: must be empty."`

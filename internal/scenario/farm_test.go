@@ -126,7 +126,7 @@ func (f *farm) config(t *testing.T, node *node) string {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "data: %s\n", filepath.Join(f.dir, "data"))
-	fmt.Fprintf(&b, "listen: {imap: [%q], imaps: [], lmtp: [%q], submission: [], submissions: [], admin: []}\n", node.imap, node.lmtp)
+	fmt.Fprintf(&b, "listen: {imap: [%q], imaps: [], pop3: [], pop3s: [], lmtp: [%q], submission: [], submissions: [], admin: []}\n", node.imap, node.lmtp)
 	fmt.Fprintf(&b, "tls: {cleartext_login: loopback}\n")
 	l := f.ldap
 	fmt.Fprintf(&b, `directories:
