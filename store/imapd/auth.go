@@ -9,18 +9,6 @@ import (
 	"mailferry/internal/line"
 )
 
-func (s *session) secure() bool {
-	_, tls := s.conn.TLS()
-	return tls || s.info.TLS || s.info.Trusted
-}
-
-func (s *session) mayStartTLS() bool {
-	_, tls := s.conn.TLS()
-	return s.server.o.TLSConfig != nil && !tls && !s.info.TLS
-}
-
-func (s *session) mayLogin() bool { return s.secure() || s.server.o.ClearLogin }
-
 func (s *session) mayResume() bool { return s.delegated || s.info.Trusted }
 
 func runCapability(_ context.Context, s *session, c *call) error {
@@ -69,12 +57,10 @@ func runStartTLS(ctx context.Context, s *session, c *call) error {
 	if !c.d.ExpectEnd() {
 		return c.d.Err()
 	}
-	if !s.mayStartTLS() {
+	if !s.conn.MayStartTLS() {
 		return bad("STARTTLS is not possible now")
 	}
-	hctx, cancel := context.WithTimeout(ctx, s.server.o.Limits.Command)
-	defer cancel()
-	err := s.conn.StartTLSServer(hctx, s.server.o.TLSConfig, c.tag+" OK Begin TLS negotiation now\r\n")
+	err := s.conn.StartTLS(ctx, s.server.o.Limits.Command, c.tag+" OK Begin TLS negotiation now\r\n")
 	if errors.Is(err, line.ErrEarlyData) {
 		s.bye("", "Octets in clear behind STARTTLS")
 		return bad("Octets in clear behind STARTTLS")
@@ -94,7 +80,7 @@ func runLogin(ctx context.Context, s *session, c *call) error {
 	if !c.d.ExpectSP() || !c.d.ExpectAString(&name) || !c.d.ExpectSP() || !c.d.ExpectAString(&password) || !c.d.ExpectEnd() {
 		return c.d.Err()
 	}
-	if !s.mayLogin() {
+	if !s.conn.MayLogin() {
 		return no("PRIVACYREQUIRED", "Use STARTTLS first")
 	}
 	if !line.ValidCredential(name) || !line.ValidSecret(password) {
@@ -115,7 +101,7 @@ func runAuthenticate(ctx context.Context, s *session, c *call) error {
 	} else if !c.d.ExpectEnd() {
 		return c.d.Err()
 	}
-	if !s.mayLogin() {
+	if !s.conn.MayLogin() {
 		return no("PRIVACYREQUIRED", "Use STARTTLS first")
 	}
 	var p line.Plain
@@ -183,7 +169,7 @@ func (s *session) readLogin(initial []byte) (line.Plain, error) {
 
 // login checks credentials and opens the account.
 func (s *session) login(ctx context.Context, p line.Plain) error {
-	user, delegated, err := s.authenticate(ctx, p)
+	user, delegated, err := s.conn.Authenticate(ctx, p)
 	if err != nil {
 		return s.loginFailed(err)
 	}
@@ -197,19 +183,6 @@ func (s *session) login(ctx context.Context, p line.Plain) error {
 	s.log = s.log.With("user", account.User().Name)
 	s.log.Info("login", "delegated", delegated)
 	return okay("CAPABILITY "+strings.Join(s.capabilities(), " "), "Logged in")
-}
-
-// authenticate returns the user to act as. A proxy names the user it acts for,
-// proves who it is itself, and needs a connection that nobody can listen on.
-func (s *session) authenticate(ctx context.Context, p line.Plain) (user string, delegated bool, err error) {
-	if p.Authzid == "" || p.Authzid == p.Name {
-		user, err = s.server.o.Authenticate(ctx, p.Name, backend.Secret(p.Password))
-		return user, false, err
-	}
-	if s.server.o.ProxyLogin == nil || !s.secure() {
-		return "", false, backend.NewError(backend.KindAuthentication, "Authorisation identity is not accepted")
-	}
-	return p.Authzid, true, s.server.o.ProxyLogin(ctx, p.Name, backend.Secret(p.Password))
 }
 
 // loginFailed answers without telling a wrong name from a wrong password; what

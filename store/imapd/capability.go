@@ -35,10 +35,10 @@ func (s *session) capabilities() []string {
 		}
 		return out
 	}
-	if s.mayStartTLS() {
+	if s.conn.MayStartTLS() {
 		add("STARTTLS")
 	}
-	if s.mayLogin() {
+	if s.conn.MayLogin() {
 		add("AUTH=PLAIN", "AUTH=LOGIN")
 	} else {
 		out = append(out, "LOGINDISABLED")

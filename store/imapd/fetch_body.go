@@ -189,7 +189,7 @@ func (b *bodies) writeSection(sec *bodySection) {
 func (s *session) lost(err error) {
 	s.log.Error("cannot read a message", "err", err)
 	s.done = true
-	s.kill()
+	s.conn.Kill()
 }
 
 // clip applies <offset.length> to a section of size octets.

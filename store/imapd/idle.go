@@ -42,7 +42,7 @@ func (s *session) idleWait() (again bool, err error) {
 	err = s.conn.Wait(l.KeepAlive, l.Command)
 	switch {
 	case errors.Is(err, line.ErrWoken):
-		if !s.stopping.Load() {
+		if !s.conn.Stopping() {
 			return true, nil
 		}
 		s.bye("UNAVAILABLE", "Server is shutting down")

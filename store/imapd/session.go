@@ -6,12 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"strconv"
-	"sync/atomic"
 	"time"
 
 	"mailferry/internal/line"
 	"mailferry/store"
+	"mailferry/store/serve"
 )
 
 // state is a bit, so that a command can name several.
@@ -31,13 +30,9 @@ type session struct {
 	// set at start
 	server *Server
 	info   ConnInfo
-	id     string
-	raw    net.Conn
-
-	stopping atomic.Bool
 
 	// owned by the session's goroutine
-	conn        *line.Conn
+	conn        *serve.Conn
 	d           *line.Decoder
 	enc         line.Encoder
 	log         *slog.Logger
@@ -53,12 +48,10 @@ type session struct {
 	badCommands int
 }
 
-var sessionCount atomic.Uint64
-
 func newSession(server *Server, c net.Conn, info ConnInfo) *session {
-	id := strconv.FormatUint(sessionCount.Add(1), 36)
-	s := &session{server: server, info: info, id: id, raw: c, state: stateNotAuthenticated, conn: line.NewConn(c),
-		log: server.log.With("session", id, "proto", "imap", "remote", info.Remote)}
+	conn := serve.NewConn(c, serve.Peer{Trusted: info.Trusted, TLS: info.TLS}, &server.logins)
+	s := &session{server: server, info: info, state: stateNotAuthenticated, conn: conn,
+		log: server.log.With("session", conn.ID(), "proto", "imap", "remote", info.Remote)}
 	s.enc = line.Encoder{Writer: s.conn.Writer}
 	s.d = line.NewDecoder(s.conn.Reader, line.PreLogin)
 	s.d.Continue = func() error {
@@ -68,20 +61,7 @@ func newSession(server *Server, c net.Conn, info ConnInfo) *session {
 	return s
 }
 
-// stop asks for a BYE at the next command boundary. Safe for concurrent use.
-func (s *session) stop() {
-	s.stopping.Store(true)
-	s.conn.Wake()
-}
-
-// kill ends a session that does not come to a boundary.
-func (s *session) kill() { s.raw.Close() }
-
 func (s *session) serve(ctx context.Context) {
-	stop := context.AfterFunc(ctx, s.stop)
-	defer stop()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
 	defer s.unselect()
 	s.enc.Text("* OK [CAPABILITY")
 	for _, c := range s.capabilities() {
@@ -92,25 +72,9 @@ func (s *session) serve(ctx context.Context) {
 		s.enc.Text(h).SP()
 	}
 	s.enc.Text("mailferry ready\r\n")
-	for !s.done {
-		if err := s.flushIfQuiet(); err != nil {
-			s.log.Debug("write failed", "err", err)
-			return
-		}
-		if !s.next(ctx) {
-			break
-		}
+	if err := s.conn.Loop(ctx, s.next); err != nil {
+		s.log.Debug("write failed", "err", err)
 	}
-	s.conn.Flush()
-}
-
-// flushIfQuiet sends what is written, unless the client has sent more commands
-// already: then their answers go together.
-func (s *session) flushIfQuiet() error {
-	if len(s.conn.Buffered()) > 0 && s.conn.Writer.Err() == nil {
-		return nil
-	}
-	return s.conn.Flush()
 }
 
 // next waits for a command and runs it; false ends the session.
@@ -119,7 +83,7 @@ func (s *session) next(ctx context.Context) bool {
 	if s.state == stateNotAuthenticated {
 		idle = s.server.o.Limits.Login
 	}
-	if s.stopping.Load() {
+	if s.conn.Stopping() {
 		s.bye("UNAVAILABLE", "Server is shutting down")
 		return false
 	}

@@ -10,29 +10,15 @@ import (
 	"mailferry/internal/line"
 )
 
-func (s *session) secure() bool {
-	_, tls := s.conn.TLS()
-	return tls || s.info.TLS || s.info.Trusted
-}
-
-func (s *session) mayStartTLS() bool {
-	_, tls := s.conn.TLS()
-	return s.server.o.TLSConfig != nil && !tls && !s.info.TLS
-}
-
-func (s *session) mayLogin() bool { return s.secure() || s.server.o.ClearLogin }
-
 var errClear = &failure{codeAuth, "Passwords are not accepted without TLS"}
 
 // runSTLS: RFC 2595 section 4. What was said before, a user's name included, is
 // forgotten.
 func runSTLS(ctx context.Context, s *session, _ string) error {
-	if !s.mayStartTLS() {
+	if !s.conn.MayStartTLS() {
 		return bad("TLS is not possible now")
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.server.o.Limits.Command)
-	defer cancel()
-	err := s.conn.StartTLSServer(ctx, s.server.o.TLSConfig, "+OK Begin TLS negotiation\r\n")
+	err := s.conn.StartTLS(ctx, s.server.o.Limits.Command, "+OK Begin TLS negotiation\r\n")
 	if errors.Is(err, line.ErrEarlyData) {
 		s.done = true
 		return bad("Octets in clear behind STLS")
@@ -47,7 +33,7 @@ func runSTLS(ctx context.Context, s *session, _ string) error {
 
 // runUser never tells whether there is such a user.
 func runUser(_ context.Context, s *session, arg string) error {
-	if !s.mayLogin() {
+	if !s.conn.MayLogin() {
 		return errClear
 	}
 	s.name = strings.TrimSpace(arg)
@@ -60,7 +46,7 @@ func runUser(_ context.Context, s *session, arg string) error {
 
 // runPass takes the rest of the line, spaces included (RFC 1939 section 7).
 func runPass(ctx context.Context, s *session, arg string) error {
-	if !s.mayLogin() {
+	if !s.conn.MayLogin() {
 		return errClear
 	}
 	name := s.name
@@ -81,14 +67,14 @@ func runAuth(ctx context.Context, s *session, arg string) error {
 	switch {
 	case mechanism == "":
 		s.ok("Mechanisms follow")
-		if s.mayLogin() {
+		if s.conn.MayLogin() {
 			s.conn.WriteString("PLAIN\r\n")
 		}
 		s.conn.WriteString(".\r\n")
 		return nil
 	case !strings.EqualFold(mechanism, "PLAIN"):
 		return bad("Unknown mechanism")
-	case !s.mayLogin():
+	case !s.conn.MayLogin():
 		return errClear
 	}
 	response := []byte(initial)
@@ -124,7 +110,7 @@ func (s *session) challenge() ([]byte, error) {
 
 // login checks credentials, locks the maildrop and lists it.
 func (s *session) login(ctx context.Context, p line.Plain) error {
-	user, delegated, err := s.authenticate(ctx, p)
+	user, delegated, err := s.conn.Authenticate(ctx, p)
 	if err != nil {
 		return s.loginFailed(err)
 	}
@@ -147,19 +133,6 @@ func (s *session) login(ctx context.Context, p line.Plain) error {
 	s.log.Info("login", "delegated", delegated, "messages", len(drop.Messages))
 	s.ok(fmt.Sprintf("Maildrop has %d messages (%d octets)", len(drop.Messages), drop.Size))
 	return nil
-}
-
-// authenticate returns the user to act as. A proxy names the user it acts for,
-// proves who it is itself, and needs a connection that nobody can listen on.
-func (s *session) authenticate(ctx context.Context, p line.Plain) (user string, delegated bool, err error) {
-	if p.Authzid == "" || p.Authzid == p.Name {
-		user, err = s.server.o.Authenticate(ctx, p.Name, backend.Secret(p.Password))
-		return user, false, err
-	}
-	if s.server.o.ProxyLogin == nil || !s.secure() {
-		return "", false, backend.NewError(backend.KindAuthentication, "Authorisation identity is not accepted")
-	}
-	return p.Authzid, true, s.server.o.ProxyLogin(ctx, p.Name, backend.Secret(p.Password))
 }
 
 // loginFailed answers without telling a wrong name from a wrong password

@@ -48,10 +48,10 @@ func init() {
 // possible (RFC 2595 section 4).
 func runCapa(_ context.Context, s *session, _ string) error {
 	list := []string{"TOP", "UIDL", "RESP-CODES", "PIPELINING", "AUTH-RESP-CODE"}
-	if s.mayLogin() {
+	if s.conn.MayLogin() {
 		list = append(list, "USER", "SASL PLAIN")
 	}
-	if s.state == stateAuthorization && s.mayStartTLS() {
+	if s.state == stateAuthorization && s.conn.MayStartTLS() {
 		list = append(list, "STLS")
 	}
 	list = append(list, "EXPIRE NEVER", "IMPLEMENTATION mailferry", ".")

@@ -207,7 +207,7 @@ func (s *session) endMessage(m *store.MaildropMessage, w *line.DotWriter, err er
 	case err != nil:
 		s.log.Error("cannot read a message", "uid", m.UID, "err", err)
 		s.done = true
-		s.kill()
+		s.conn.Kill()
 	default:
 		w.Close()
 	}

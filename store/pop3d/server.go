@@ -6,13 +6,13 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"mailferry/backend"
 	"mailferry/store"
+	"mailferry/store/serve"
 )
 
 // Options are what a Server is built from.
@@ -74,15 +74,11 @@ type ConnInfo struct {
 
 // Server serves POP3. It is safe for concurrent use.
 type Server struct {
-	o   Options // read-only
-	log *slog.Logger
-	met *metrics
-
-	mu       sync.Mutex // guards what follows
-	closing  bool
-	sessions map[*session]struct{}
-	ls       map[net.Listener]struct{}
-	wg       sync.WaitGroup // sessions
+	o        Options      // read-only
+	logins   serve.Logins // read-only
+	log      *slog.Logger
+	met      *metrics
+	sessions serve.Group
 }
 
 // New returns a Server. It owns no goroutine until it serves.
@@ -91,6 +87,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("pop3d: Store and Authenticate must be set")
 	}
 	o.Limits.setDefaults()
+	logins := serve.Logins{Authenticate: o.Authenticate, ProxyLogin: o.ProxyLogin, TLSConfig: o.TLSConfig, ClearLogin: o.ClearLogin}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -98,64 +95,15 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{o: o, log: o.Logger, met: m, sessions: map[*session]struct{}{}, ls: map[net.Listener]struct{}{}}, nil
+	return &Server{o: o, logins: logins, log: o.Logger, met: m}, nil
 }
 
 // Serve accepts connections until Shutdown or the listener's end, which are no
 // errors. Temporary errors back off from 5 ms to 1 s.
 func (s *Server) Serve(l net.Listener) error {
-	if !s.track(l) {
-		l.Close()
-		return nil
-	}
-	defer s.untrack(l)
-	var delay time.Duration
-	for {
-		c, err := l.Accept()
-		if err == nil {
-			delay = 0
-			go s.ServeConn(context.Background(), c, ConnInfo{Remote: c.RemoteAddr().String()})
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) || s.isClosing() {
-			return nil
-		}
-		var ne net.Error
-		if !errors.As(err, &ne) || !ne.Timeout() && !isTemporary(err) {
-			return err
-		}
-		delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-		s.log.Warn("accept failed, trying again", "err", err, "delay", delay)
-		time.Sleep(delay)
-	}
-}
-
-// isTemporary tells a lack of file descriptors or memory from the end.
-func isTemporary(err error) bool {
-	t, ok := err.(interface{ Temporary() bool })
-	return ok && t.Temporary()
-}
-
-func (s *Server) track(l net.Listener) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
-		return false
-	}
-	s.ls[l] = struct{}{}
-	return true
-}
-
-func (s *Server) untrack(l net.Listener) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.ls, l)
-}
-
-func (s *Server) isClosing() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closing
+	return s.sessions.Accept(l, s.log, func(c net.Conn) {
+		s.ServeConn(context.Background(), c, ConnInfo{Remote: c.RemoteAddr().String()})
+	})
 }
 
 // ServeConn serves one connection to its end and closes it. When ctx ends, the
@@ -163,52 +111,13 @@ func (s *Server) isClosing() bool {
 func (s *Server) ServeConn(ctx context.Context, c net.Conn, info ConnInfo) {
 	defer c.Close()
 	se := newSession(s, c, info)
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return
-	}
-	s.sessions[se] = struct{}{}
-	s.wg.Add(1)
-	s.mu.Unlock()
-	s.met.sessions.Inc()
-	defer func() {
-		s.met.sessions.Dec()
-		s.mu.Lock()
-		delete(s.sessions, se)
-		s.mu.Unlock()
-		s.wg.Done()
-	}()
-	se.serve(ctx)
+	s.sessions.Run(se.conn, func() {
+		s.met.sessions.Inc()
+		defer s.met.sessions.Dec()
+		se.serve(ctx)
+	})
 }
 
 // Shutdown stops accepting; every session says goodbye at its next command boundary.
 // When ctx ends first, the rest is closed and ctx's error returned.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.closing = true
-	for l := range s.ls {
-		l.Close()
-	}
-	for se := range s.sessions {
-		se.stop()
-	}
-	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		s.wg.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-	}
-	s.mu.Lock()
-	for se := range s.sessions {
-		se.kill()
-	}
-	s.mu.Unlock()
-	<-done
-	return ctx.Err()
-}
+func (s *Server) Shutdown(ctx context.Context) error { return s.sessions.Shutdown(ctx) }

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"mailferry/internal/line"
 	"mailferry/store"
+	"mailferry/store/serve"
 )
 
 // state is a bit, so that a command can name several. The UPDATE state is
@@ -30,13 +29,9 @@ const (
 type session struct {
 	// set at start
 	server *Server
-	info   ConnInfo
-	raw    net.Conn
-
-	stopping atomic.Bool
 
 	// owned by the session's goroutine
-	conn        *line.Conn
+	conn        *serve.Conn
 	log         *slog.Logger
 	state       state
 	name        string // of USER
@@ -51,40 +46,18 @@ type session struct {
 	badCommands int
 }
 
-var sessionCount atomic.Uint64
-
 func newSession(server *Server, c net.Conn, info ConnInfo) *session {
-	id := strconv.FormatUint(sessionCount.Add(1), 36)
-	return &session{server: server, info: info, raw: c, state: stateAuthorization, conn: line.NewConn(c),
-		log: server.log.With("session", id, "proto", "pop3", "remote", info.Remote)}
+	conn := serve.NewConn(c, serve.Peer{Trusted: info.Trusted, TLS: info.TLS}, &server.logins)
+	return &session{server: server, state: stateAuthorization, conn: conn,
+		log: server.log.With("session", conn.ID(), "proto", "pop3", "remote", info.Remote)}
 }
-
-// stop asks for a goodbye at the next command boundary. Safe for concurrent use.
-func (s *session) stop() {
-	s.stopping.Store(true)
-	s.conn.Wake()
-}
-
-// kill ends a session that does not come to a boundary.
-func (s *session) kill() { s.raw.Close() }
 
 func (s *session) serve(ctx context.Context) {
-	stop := context.AfterFunc(ctx, s.stop)
-	defer stop()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
 	defer s.release()
 	s.ok(strings.TrimSpace(s.server.o.Hostname + " mailferry ready"))
-	for !s.done {
-		if err := s.flushIfQuiet(); err != nil {
-			s.log.Debug("write failed", "err", err)
-			return
-		}
-		if !s.next(ctx) {
-			break
-		}
+	if err := s.conn.Loop(ctx, s.next); err != nil {
+		s.log.Debug("write failed", "err", err)
 	}
-	s.conn.Flush()
 }
 
 // release gives the maildrop back, without UPDATE (RFC 1939 section 6).
@@ -94,15 +67,6 @@ func (s *session) release() {
 	}
 }
 
-// flushIfQuiet sends what is written, unless the client has sent more commands
-// already: then their answers go together.
-func (s *session) flushIfQuiet() error {
-	if len(s.conn.Buffered()) > 0 && s.conn.Writer.Err() == nil {
-		return nil
-	}
-	return s.conn.Flush()
-}
-
 // next waits for a command and runs it; false ends the session. An idle session
 // ends without a word and without UPDATE (RFC 1939 section 3).
 func (s *session) next(ctx context.Context) bool {
@@ -110,7 +74,7 @@ func (s *session) next(ctx context.Context) bool {
 	if s.state == stateAuthorization {
 		idle = s.server.o.Limits.Login
 	}
-	if s.stopping.Load() {
+	if s.conn.Stopping() {
 		s.goodbye(codeTemporary, "Server is shutting down, try again later")
 		return false
 	}
