@@ -140,21 +140,26 @@ func (c *Checker) flag(uid uint32) error {
 	}
 	c.mu.Lock()
 	b := c.current
-	b.msgs[uid].own = ownUnknown // until it is acknowledged
+	b.msgs[uid].own = ownPending
 	i := len(c.report.Writes)
 	c.report.Writes = append(c.report.Writes, Write{Sent: time.Now(), Mailbox: b.name, UID: uid,
 		Tag: "c" + strconv.Itoa(c.tags+1), Flags: sign + c.o.Keyword})
 	c.mu.Unlock()
-	if err := c.must("UID STORE %d %sFLAGS%s (%s)", uid, sign, silent, c.o.Keyword); err != nil {
-		return err
-	}
+	err := c.must("UID STORE %d %sFLAGS%s (%s)", uid, sign, silent, c.o.Keyword)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b.gone[uid] {
+	m := b.msgs[uid]
+	if err != nil {
+		if m != nil {
+			m.own = ownUnknown
+		}
+		return err
+	}
+	if m == nil || b.gone[uid] {
 		return nil // an OK for a message that is gone says nothing
 	}
 	c.report.Writes[i].Acked = time.Now()
-	b.msgs[uid].own = state
+	m.own = state
 	return nil
 }
 

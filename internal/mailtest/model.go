@@ -52,6 +52,7 @@ const (
 	ownUnknown ownState = iota
 	ownSet
 	ownUnset
+	ownPending // a change is under way: both states may be told until its answer
 )
 
 func newBox(name, own string, keep bool) *box {
@@ -234,6 +235,9 @@ func (b *box) content(uid uint32, m *boxMsg, f fetchData) error {
 		return nil
 	}
 	m.flags = f.flags
+	if m.own == ownPending {
+		return nil
+	}
 	is := ownUnset
 	if hasFlag(f.flags, b.own) {
 		is = ownSet
