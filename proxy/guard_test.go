@@ -115,8 +115,13 @@ func TestLimits(t *testing.T) {
 		c.expect("b OK")
 	})
 	g := newGuard(&Options{MaxPerAddress: 2})
-	if !g.enter("a") || !g.enter("a") || g.enter("a") || !g.enter("b") || !g.enter("") {
-		t.Error("connections of an address")
+	for i, want := range []bool{true, true, false} {
+		if g.enter("a") != want {
+			t.Errorf("connection %d of an address: let in is %v", i+1, !want)
+		}
+	}
+	if !g.enter("b") || !g.enter("") {
+		t.Error("connections of other addresses")
 	}
 	if g.leave("a"); !g.enter("a") {
 		t.Error("a place that was left is not free")

@@ -137,11 +137,18 @@ func (s *ldapServer) do(ctx context.Context, id identity, fn func(*ldap.Conn) er
 			return nil
 		}
 		c.close()
-		if !c.reused || !ldap.IsErrorWithCode(err, ldap.ErrorNetwork) || errors.Is(err, errTimeout) || ctx.Err() != nil {
+		if !c.reused || !broken(err) || errors.Is(err, errTimeout) || ctx.Err() != nil {
 			return err
 		}
 		s.drop(id) // its siblings are as old
 	}
+}
+
+// broken reports whether err is about the connection and no server's answer.
+// What go-ldap finds while it writes a request carries no result code.
+func broken(err error) bool {
+	var answer *ldap.Error
+	return !errors.As(err, &answer) || answer.ResultCode == ldap.ErrorNetwork
 }
 
 // errTimeout: the server took the request and said nothing.

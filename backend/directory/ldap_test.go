@@ -74,7 +74,6 @@ func TestLDAP(t *testing.T) {
 type gate struct {
 	mu    sync.Mutex
 	state string
-	to    string
 	conns []net.Conn
 	dials int
 	// through opens connections; nil: a net.Dialer
