@@ -300,11 +300,7 @@ func (w *worker) announce() {
 		w.touched[i] = nil
 	}
 	w.touched = w.touched[:0]
-	for i, f := range w.finished {
-		f.p.finish(f.result, f.err)
-		w.finished[i] = finished{}
-	}
-	w.finished = w.finished[:0]
+	// Wake-ups go first: who changed something must not find an old cache.
 	for i, t := range w.topics {
 		if t.table {
 			t.g.node.table.watchers.publishKey(t.topic)
@@ -314,6 +310,11 @@ func (w *worker) announce() {
 		w.topics[i] = topicRef{}
 	}
 	w.topics = w.topics[:0]
+	for i, f := range w.finished {
+		f.p.finish(f.result, f.err)
+		w.finished[i] = finished{}
+	}
+	w.finished = w.finished[:0]
 }
 
 // abandon tells the proposers of a batch that failed.

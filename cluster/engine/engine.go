@@ -78,7 +78,9 @@ type Shard interface {
 	// Watch wakes the caller after each applied command that called
 	// Tx.Publish with this topic on this replica. Wake-ups coalesce: one that
 	// finds an unread one is dropped, so the caller reads the state anew after
-	// each. Close it when done.
+	// each. It comes before the Propose of the command returns, so that a cache
+	// that is emptied by it never answers the proposer with what was before.
+	// Close it when done.
 	Watch(topic string) *Watcher
 
 	// Leader reports whether this replica leads the shard now.

@@ -443,6 +443,14 @@ func testWatch(t *testing.T, h *Harness) {
 		default:
 		}
 	}
+	for range 200 { // a wake-up is there when Propose returns
+		propose(t, s, Op{Do: "publish", Key: "a"})
+		select {
+		case <-a.C:
+		default:
+			t.Fatal("Propose returned before the wake-up")
+		}
+	}
 	b.Close()
 	b.Close()
 	propose(t, s, Op{Do: "publish", Key: "b"}, Op{Do: "publish", Key: "a"})
