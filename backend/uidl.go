@@ -115,13 +115,62 @@ func parseDirective(s string) (d directive, n int) {
 }
 
 func (d directive) appendTo(b []byte, v uint32) []byte {
-	base := 10
-	if d.hex {
-		base = 16
-	}
-	text := strconv.FormatUint(uint64(v), base)
+	text := strconv.FormatUint(uint64(v), d.base())
 	for range d.width - len(text) {
 		b = append(b, '0')
 	}
 	return append(b, text...)
+}
+
+// UID is the UID whose unique id of this format and UIDVALIDITY id is; ok is
+// false when it is none.
+func (f UIDLFormat) UID(uidValidity uint32, id string) (uid imap.UID, ok bool) {
+	if f == "" || !f.Valid() {
+		f = UIDLCyrus
+	}
+	in := id
+	for rest := string(f); rest != ""; {
+		if rest[0] != '%' {
+			if in == "" || in[0] != rest[0] {
+				return 0, false
+			}
+			rest, in = rest[1:], in[1:]
+			continue
+		}
+		d, n := parseDirective(rest[1:])
+		rest = rest[1+n:]
+		if d.letter == '%' {
+			if in == "" || in[0] != '%' {
+				return 0, false
+			}
+			in = in[1:]
+			continue
+		}
+		digits := d.digits(in, rest != "" && rest[0] == '%')
+		v, err := strconv.ParseUint(in[:digits], d.base(), 32)
+		if err != nil {
+			return 0, false
+		}
+		if in = in[digits:]; d.letter == 'u' {
+			uid = imap.UID(v)
+		}
+	}
+	// The other way round settles widths, zeros and the UIDVALIDITY.
+	return uid, uid != 0 && f.UIDL(uidValidity, uid) == id
+}
+
+// digits counts the digits of a number at the start of s; before another number
+// it is as long as its width says.
+func (d directive) digits(s string, more bool) (n int) {
+	for n < len(s) && (s[n] >= '0' && s[n] <= '9' || d.hex && s[n] >= 'a' && s[n] <= 'f') && !(more && n == d.width) {
+		n++
+	}
+	return n
+}
+
+func (d directive) base() int {
+	if d.hex {
+		return 16
+	}
+	return 10
 }

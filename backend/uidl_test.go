@@ -36,6 +36,17 @@ func TestUIDLFormat(t *testing.T) {
 		if got := c.format.UIDL(1795324699, 427); got != want {
 			t.Errorf("%q: %q, want %q", c.format, got, want)
 		}
+		if uid, ok := c.format.UID(1795324699, want); !ok || uid != 427 {
+			t.Errorf("%q: UID of %q is %d, %v", c.format, want, uid, ok)
+		}
+		if uid, ok := c.format.UID(1795324698, want); ok && strings.Contains(string(c.format), "v") {
+			t.Errorf("%q: UID of %q under another UIDVALIDITY is %d", c.format, want, uid)
+		}
+		for _, other := range []string{"", want + "0", "0" + want, want[1:], want[:len(want)-1], "x", "99999999999999999999"} {
+			if uid, ok := c.format.UID(1795324699, other); ok && c.format.UIDL(1795324699, uid) != other {
+				t.Errorf("%q: UID of %q is %d", c.format, other, uid)
+			}
+		}
 	}
 	for _, f := range UIDLFormats() {
 		if !f.Valid() {
@@ -53,6 +64,10 @@ func FuzzUIDLFormat(f *testing.F) {
 		id := UIDLFormat(format).UIDL(validity, imap.UID(uid))
 		if id == "" || len(id) > MaxUIDL || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			t.Errorf("%q makes %q", format, id)
+		}
+		got, ok := UIDLFormat(format).UID(validity, id)
+		if ok && UIDLFormat(format).UIDL(validity, got) != id {
+			t.Errorf("%q: UID of %q is %d", format, id, got)
 		}
 	})
 }
