@@ -39,6 +39,7 @@ type account struct {
 	planned   []Exception
 	streamed  uint64 // messages that were read, their size compared
 	rereads   uint64 // bodies read again from the disk of the new store
+	probed    bool   // the source is known to be steady, or not to be
 }
 
 // box is what the target has of one mailbox.
@@ -165,6 +166,11 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 	}
 	if err := a.removeGone(ctx, pl, res); err != nil {
 		res.Errors = append(res.Errors, err)
+	}
+	if res.Copied > 0 && res.err() == nil {
+		if err := a.probe(ctx); err != nil {
+			a.log.Info("no message could be read a second time", "error", err)
+		}
 	}
 	return res, a.subscribe(ctx, pl)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"slices"
@@ -23,6 +24,7 @@ import (
 type hostile struct {
 	typ   backend.StoreType
 	caps  string
+	sep   string // of the hierarchy; default "/"
 	store *backend.Store
 
 	mu    sync.Mutex
@@ -34,6 +36,7 @@ type hostile struct {
 
 type hostileBox struct {
 	name     string
+	attrs    string
 	validity int
 	next     int
 	modseq   int
@@ -79,6 +82,10 @@ func (h *hostile) serve(conn net.Conn, n int) {
 		if err != nil {
 			return
 		}
+		line, err = literals(conn, r, line)
+		if err != nil {
+			return
+		}
 		tag, rest, _ := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
 		h.mu.Lock()
 		h.seen = append(h.seen, rest)
@@ -100,6 +107,51 @@ func (h *hostile) serve(conn net.Conn, n int) {
 	}
 }
 
+// literals reads the literals of a command, and puts quoted strings in their place.
+func literals(conn net.Conn, r *bufio.Reader, line string) (string, error) {
+	for {
+		m := literalRE.FindStringSubmatch(line)
+		if m == nil {
+			return line, nil
+		}
+		if m[2] == "" {
+			fmt.Fprintf(conn, "+ go on\r\n")
+		}
+		n, _ := strconv.Atoi(m[1])
+		data := make([]byte, n)
+		if _, err := io.ReadFull(r, data); err != nil {
+			return "", err
+		}
+		rest, err := r.ReadString('\n')
+		if err != nil {
+			return "", err
+		}
+		line = strings.TrimSuffix(line, m[0]) + quoteWire(string(data)) + rest
+	}
+}
+
+var literalRE = regexp.MustCompile(`\{(\d+)(\+?)\}\r?\n$`)
+
+func quoteWire(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// unquoteWire takes the quoted string, or the word, at the start of s.
+func unquoteWire(s string) string {
+	if !strings.HasPrefix(s, `"`) {
+		word, _, _ := strings.Cut(s, " ")
+		return word
+	}
+	var b strings.Builder
+	for i := 1; i < len(s) && s[i] != '"'; i++ {
+		if s[i] == '\\' {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
 func (h *hostile) answer(line string, sel **hostileBox) (out []string) {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
@@ -107,15 +159,27 @@ func (h *hostile) answer(line string, sel **hostileBox) (out []string) {
 		return []string{"OK [CAPABILITY IMAP4rev1 " + h.caps + "] in"}
 	case "LIST":
 		for _, b := range h.boxes {
-			out = append(out, `* LIST () "/" "`+b.name+`"`)
+			sep := `"/"`
+			if h.sep != "" {
+				sep = quoteWire(h.sep)
+			}
+			name := quoteWire(b.name)
+			if strings.ContainsFunc(b.name, func(r rune) bool { return r < ' ' || r > '~' }) {
+				name = fmt.Sprintf("{%d}\r\n%s", len(b.name), b.name)
+			}
+			out = append(out, "* LIST ("+b.attrs+") "+sep+" "+name)
 		}
 	case "STATUS":
-		name, _, _ := strings.Cut(rest, " (")
-		b := h.box(strings.Trim(name, `"`))
+		b := h.box(unquoteWire(rest))
+		if b == nil {
+			return []string{"NO [NONEXISTENT] no such mailbox"}
+		}
+		name := fmt.Sprintf("{%d}\r\n%s", len(b.name), b.name)
 		out = append(out, fmt.Sprintf("* STATUS %s (MESSAGES %d UIDNEXT %d UIDVALIDITY %d%s)", name, len(b.msgs), b.next, b.validity, modseq(" HIGHESTMODSEQ %d", b.modseq)))
 	case "EXAMINE", "SELECT":
-		name, _, _ := strings.Cut(strings.TrimPrefix(rest, `"`), `"`)
-		*sel = h.box(name)
+		if *sel = h.box(unquoteWire(rest)); *sel == nil {
+			return []string{"NO [NONEXISTENT] no such mailbox"}
+		}
 		out = append(out, fmt.Sprintf("* %d EXISTS", len((*sel).msgs)), fmt.Sprintf("* OK [UIDVALIDITY %d] v", (*sel).validity),
 			fmt.Sprintf("* OK [UIDNEXT %d] n", (*sel).next), modseq("* OK [HIGHESTMODSEQ %d] m", (*sel).modseq))
 	case "UID":
@@ -137,6 +201,9 @@ func modseq(format string, n int) string {
 
 func (h *hostile) box(name string) *hostileBox {
 	i := slices.IndexFunc(h.boxes, func(b *hostileBox) bool { return b.name == name })
+	if i < 0 {
+		return nil
+	}
 	return h.boxes[i]
 }
 
@@ -195,14 +262,16 @@ func filled(name string, n int) *hostileBox {
 	return b
 }
 
-func (h *hostile) account(fs *fakeStore) *account {
+func (h *hostile) account(fs *fakeStore) *account { return h.into(fs) }
+
+func (h *hostile) into(importer backend.Importer) *account {
 	return newAccount("anna", func(ctx context.Context) (*remote.Client, error) {
 		c, err := remote.DialIMAP(ctx, remote.Target{Store: h.store, User: "anna"})
 		if err != nil {
 			return nil, err
 		}
 		return remote.NewClient(c), nil
-	}, fs)
+	}, importer)
 }
 
 // synced runs a pass that has to succeed.

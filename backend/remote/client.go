@@ -186,6 +186,10 @@ func statusOf(cmd command, r response) error {
 	return statusError(name, r)
 }
 
+// notConnected is how Exchange says, to a session that it let in, that it has
+// too many.
+const notConnected = "authenticated but not connected"
+
 // statusError gives a refused command a kind after its code (RFC 5530).
 func statusError(name string, r response) error {
 	err := &StatusError{Command: name, Status: r.name, Code: r.code, Text: r.text}
@@ -197,6 +201,10 @@ func statusError(name string, r response) error {
 		kind = backend.KindPermission
 	case "UNAVAILABLE", "INUSE", "LIMIT", "THROTTLED", "SERVERBUG", "EXPUNGEISSUED":
 		kind = backend.KindTemporary
+	case "":
+		if strings.Contains(r.text, notConnected) {
+			kind = backend.KindTemporary
+		}
 	}
 	return &backend.Error{Kind: kind, Text: "The mail store refused a command.", Err: err}
 }
@@ -255,6 +263,9 @@ func (c *Client) next(on handler) (response, error) {
 		r, err := c.conn.scan.response()
 		if err != nil {
 			return r, c.goodbye(err)
+		}
+		if r.tag != "*" && r.status() && r.name != "OK" && c.bye != nil {
+			return r, c.goodbye(fmt.Errorf("%s %s", r.name, r.text)) // the goodbye says why
 		}
 		if r.tag == "+" || r.tag != "*" && r.status() {
 			return r, nil

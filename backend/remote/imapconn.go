@@ -198,6 +198,9 @@ func (c *IMAPConn) await(tag string, more func() error) (response, error) {
 			if !r.status() {
 				return r, fmt.Errorf("tagged %q", r.name)
 			}
+			if bye != nil && r.name != "OK" { // the goodbye says why
+				return *bye, refused(*bye, fmt.Errorf("BYE [%s] %s", bye.code, bye.text))
+			}
 			c.notice(r)
 			return r, nil
 		case r.tag == "+":

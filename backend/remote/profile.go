@@ -18,7 +18,7 @@ type Profile struct {
 	GhostBodies bool
 	// ExactSizes: RFC822.SIZE is the size of BODY[]. False: an estimate.
 	ExactSizes bool
-	// StableBodies: BODY[] is the same octets at each fetch.
+	// StableBodies: BODY[] is known to be the same octets at each fetch.
 	StableBodies bool
 	// Connections is how many connections a copy opens to one account's
 	// store at a time by default.
@@ -37,7 +37,7 @@ func ProfileOf(t backend.StoreType) Profile {
 	case backend.StoreGmail:
 		p.Connections = 4
 	default:
-		p.Type, p.ExactSizes, p.Connections = backend.StoreGeneric, false, 4
+		p.Type, p.ExactSizes, p.StableBodies, p.Connections = backend.StoreGeneric, false, false, 4
 	}
 	return p
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
 )
 
 // Selected is a mailbox that is open. Exists follows the store's reports while
@@ -22,6 +24,8 @@ type Selected struct {
 	// Vanished are UIDs that were expunged since QResync, as far as the store
 	// knows; it may name UIDs that never were.
 	Vanished imap.UIDSet
+	// Other is the form in which the store took the name, when it was not Raw.
+	Other string
 	// Resynced: the store took the QRESYNC parameter, so Changed and Vanished
 	// tell all that changed.
 	Resynced bool
@@ -52,12 +56,32 @@ func (c *Client) Examine(ctx context.Context, raw string, o SelectOptions) (*Sel
 		sel, err = c.open(ctx, cmd[:2], raw, o)
 	}
 	if err != nil {
+		if other := otherForm(raw); other != "" && !backend.IsKind(err, backend.KindTemporary) && c.broken == nil {
+			// It lists names in a form that it does not take back.
+			cmd[1] = wire(other)
+			if sel, e := c.open(ctx, cmd, raw, o); e == nil {
+				sel.Other = other
+				return sel, nil
+			}
+		}
 		return nil, err
 	}
 	if o.QResync != nil && sel.UIDValidity != o.QResync.UIDValidity {
 		sel.Resynced = false
 	}
 	return sel, nil
+}
+
+// otherForm is modified UTF-7 of a name that is not; "" for one that is.
+func otherForm(raw string) string {
+	name, ok := DecodeName(raw)
+	if ok {
+		return ""
+	}
+	if other := EncodeName(name); other != raw {
+		return other
+	}
+	return ""
 }
 
 // examine is the command that opens a mailbox, its parameter last.
