@@ -3,13 +3,14 @@
 # root. Nothing is started, nothing that is there is changed; a second call
 # finds everything in place and is done at once.
 #
-#   install.sh [PART...]   slapd samba dovecot perdition clients cyrus corpus (default: all these)
+#   install.sh [PART...]   slapd samba dovecot perdition clients cyrus courier corpus (default: all these)
 #   install.sh nginx       for the bench only
 #   install.sh versions    print what is there
 #
 # PEERS_CACHE   what is kept between runs  (default $XDG_CACHE_HOME/mailferry,
 #               else /var/cache/mailferry)
 # CYRUS_ROOT    the root that holds Cyrus  (default $PEERS_CACHE/cyrus)
+# COURIER_ROOT  the same for Courier       (default $PEERS_CACHE/courier)
 # CORPUS        the tree of messages       (default $PEERS_CACHE/corpus)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,6 +27,7 @@ install_perdition() { packages perdition perdition-ldap; }
 install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 openssl ca-certificates python3; }
 install_nginx() { packages nginx libnginx-mod-mail; }
 install_cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
+install_courier() { "$here/courier.sh" 8>&- || exit 1; }
 
 # corpus: 6,000 public messages, one JSON file each with the field "text".
 install_corpus() {
@@ -61,6 +63,7 @@ versions() {
 	version dovecot dovecot --version
 	version perdition perdition --help
 	version cyrus "$here/cyrus.sh" version
+	version courier "$here/courier.sh" version
 	version mbsync mbsync --version
 	version offlineimap offlineimap --version
 	version mutt mutt -v
@@ -72,11 +75,11 @@ versions() {
 	printf '%-12s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
 }
 
-[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients cyrus corpus versions
+[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients cyrus courier corpus versions
 one_at_a_time
 for part in "$@"; do
 	case $part in
-	slapd | samba | dovecot | perdition | clients | cyrus | corpus | nginx) "install_$part" ;;
+	slapd | samba | dovecot | perdition | clients | cyrus | courier | corpus | nginx) "install_$part" ;;
 	versions) versions ;;
 	*) die "unknown part $part" ;;
 	esac

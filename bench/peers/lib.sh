@@ -10,8 +10,9 @@ if [ -z "${PEERS_CACHE:-}" ]; then
 	fi
 fi
 CYRUS_ROOT=${CYRUS_ROOT:-$PEERS_CACHE/cyrus}
+COURIER_ROOT=${COURIER_ROOT:-$PEERS_CACHE/courier}
 CORPUS=${CORPUS:-$PEERS_CACHE/corpus}
-export PEERS_CACHE CYRUS_ROOT CORPUS
+export PEERS_CACHE CYRUS_ROOT COURIER_ROOT CORPUS
 export DEBIAN_FRONTEND=noninteractive
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 
@@ -98,4 +99,62 @@ packages() {
 		nginx | perdition) stay_off "$k" ;;
 		esac
 	done
+}
+
+# Below: a server in a Debian root of its own, because its packages and
+# Dovecot's exclude each other. Nothing stays mounted there, nothing is started.
+
+# inside ROOT COMMAND...: run in that root.
+inside() {
+	local root=$1
+	shift
+	chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@" </dev/null >&2
+}
+
+# base ROOT: a minimal Debian of the machine's own release; a half made one is made anew.
+base() {
+	[ ! -e "$1/.base" ] || return 0
+	# shellcheck disable=SC1091
+	. /etc/os-release
+	rm -rf --one-file-system "${1:?}"
+	mkdir -p "$1"
+	local mirror
+	mirror=$(sed -n 's,^\(URIs:\|deb\) *\(\[[^]]*\] *\)\{0,1\}\(https\{0,1\}://[^ ]*/debian\)/\{0,1\}\( .*\)\{0,1\}$,\3,p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
+	nice debootstrap --variant=minbase "$VERSION_CODENAME" "$1" "${mirror:-http://deb.debian.org/debian}" </dev/null >&2 || return 1
+	touch "$1/.base"
+}
+
+unmount() { umount "$1/proc" 2>/dev/null || true; }
+
+# packages_inside ROOT PACKAGE...: with nothing started; /proc is there only meanwhile.
+packages_inside() {
+	local root=$1 k=0
+	shift
+	cp /etc/resolv.conf /etc/hosts "$root/etc/" 2>/dev/null
+	cp /etc/apt/apt.conf.d/*proxy* "$root/etc/apt/apt.conf.d/" 2>/dev/null
+	no_starts "$root"
+	# shellcheck disable=SC2064
+	trap "unmount '$root'; starts_again" EXIT
+	mountpoint -q "$root/proc" || mount -t proc proc "$root/proc" || say "no /proc inside; trying without"
+	retry 5 inside "$root" apt-get update && retry 3 inside "$root" nice apt-get install -y --no-install-recommends "$@" || k=1
+	inside "$root" apt-get clean
+	unmount "$root"
+	starts_again
+	trap - EXIT
+	return $k
+}
+
+# root_with NAME ROOT PROGRAM PACKAGE...: that root with these packages, unless
+# it is there; PROGRAM is one of theirs.
+root_with() {
+	local name=$1 root=$2 program=$3
+	shift 3
+	[ ! -e "$root/.ready" ] || return 0
+	[ "$(id -u)" = 0 ] || die "needs root to build $root"
+	packages debootstrap
+	say "building $name in $root"
+	retry 3 base "$root" || die "debootstrap failed"
+	packages_inside "$root" "$@" || die "cannot install $name"
+	[ -x "$root/$program" ] || die "no $program in $root"
+	touch "$root/.ready"
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // Require skips the test, loudly, when one of the named peers is not
-// installed: slapd samba perdition dovecot cyrus corpus mbsync offlineimap mutt
+// installed: slapd samba perdition dovecot cyrus courier corpus mbsync offlineimap mutt
 // curl openssl python3. With CI=true in the environment a missing peer is a
 // failure: a machine that is to run everything must not pass by leaving things
 // out.
@@ -36,6 +36,8 @@ func missing(name string) string {
 			return "no Cyrus in " + CyrusRoot()
 		}
 		return needsRoot()
+	case "courier":
+		return courierMissing()
 	case "corpus":
 		if len(corpusFiles()) == 0 {
 			return "no messages in " + corpusDir()
@@ -67,6 +69,20 @@ func sambaMissing() string {
 	}
 	if out, err := exec.Command("unshare", "--net", "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		return fmt.Sprintf("no network namespaces here: %v: %s", err, out)
+	}
+	return ""
+}
+
+// courierMissing says why no Courier can be run; it takes a mount namespace.
+func courierMissing() string {
+	if _, err := os.Stat(filepath.Join(CourierRoot(), ".ready")); err != nil {
+		return "no Courier in " + CourierRoot()
+	}
+	if why := needsRoot(); why != "" {
+		return why
+	}
+	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
+		return fmt.Sprintf("no mount namespaces here: %v: %s", err, out)
 	}
 	return ""
 }
