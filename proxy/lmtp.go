@@ -27,7 +27,7 @@ const (
 // ServeLMTP accepts deliveries on l, from trusted mail servers, until Shutdown,
 // which closes l; then it returns nil.
 func (p *Proxy) ServeLMTP(l net.Listener) error {
-	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return p.newLMTPSession(c), nil }))
+	srv := smtp.NewServer(smtp.BackendFunc(p.newLMTPSession))
 	srv.LMTP, srv.Domain = true, p.o.Domain
 	srv.MaxMessageBytes, srv.MaxRecipients = p.o.MaxMessage, p.o.MaxRecipients
 	srv.ReadTimeout, srv.WriteTimeout = lmtpIdle, lmtpIdle
@@ -40,18 +40,10 @@ func (p *Proxy) ServeLMTP(l net.Listener) error {
 		l.Close()
 		return nil
 	}
-	if err := srv.Serve(l); err != nil && !errors.Is(err, smtp.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err := srv.Serve(lmtpListener{l, p}); err != nil && !errors.Is(err, smtp.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil
-}
-
-// lmtpServers are the running servers and their connections.
-type lmtpServers struct {
-	mu       sync.Mutex
-	stopping bool
-	servers  []*smtp.Server
-	sessions map[*lmtpSession]struct{}
 }
 
 func (s *lmtpServers) add(srv *smtp.Server, l net.Listener) bool {
@@ -69,8 +61,8 @@ func (s *lmtpServers) shutdown(ctx context.Context) {
 	s.mu.Lock()
 	s.stopping = true
 	servers := s.servers
-	for ses := range s.sessions {
-		ses.hurry()
+	for c := range s.conns {
+		c.leave()
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
@@ -90,13 +82,10 @@ type lmtpSession struct {
 	p    *Proxy
 	id   string
 	log  *slog.Logger
-	conn net.Conn
+	conn *lmtpConn
 	from string
 	opts smtp.MailOptions
 	to   []recipient
-
-	mu   sync.Mutex
-	busy bool // a message is on its way
 }
 
 // recipient is one RCPT that was accepted.
@@ -105,38 +94,17 @@ type recipient struct {
 	entry backend.Entry
 }
 
-func (p *Proxy) newLMTPSession(c *smtp.Conn) *lmtpSession {
-	id := newID()
-	s := &lmtpSession{p: p, id: id, conn: c.Conn(), log: p.log.With("session", id, "client", c.Conn().RemoteAddr().String())}
-	p.metrics.connections.WithLabelValues(string(backend.LMTP)).Inc()
-	p.lmtp.mu.Lock()
-	defer p.lmtp.mu.Unlock()
-	if p.lmtp.sessions == nil {
-		p.lmtp.sessions = map[*lmtpSession]struct{}{}
+// newLMTPSession follows a greeting; where TLS begins there are two.
+func (p *Proxy) newLMTPSession(c *smtp.Conn) (smtp.Session, error) {
+	conn := connOf(c.Conn())
+	if p.drains.on("") && !conn.own {
+		return nil, smtpError(421, smtp.EnhancedCode{4, 3, 2}, "Server is closed for maintenance, please connect again")
 	}
-	p.lmtp.sessions[s] = struct{}{}
-	if p.lmtp.stopping {
-		s.hurry()
-	}
-	return s
-}
-
-// hurry ends a connection that waits for a command; go-smtp answers 421.
-func (s *lmtpSession) hurry() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.busy {
-		s.conn.SetReadDeadline(time.Unix(1, 0))
-	}
+	return &lmtpSession{p: p, id: conn.id, conn: conn, log: p.log.With("session", conn.id, "client", conn.RemoteAddr().String())}, nil
 }
 
 // Logout implements smtp.Session.
-func (s *lmtpSession) Logout() error {
-	s.p.lmtp.mu.Lock()
-	defer s.p.lmtp.mu.Unlock()
-	delete(s.p.lmtp.sessions, s)
-	return nil
-}
+func (s *lmtpSession) Logout() error { return nil }
 
 // Reset implements smtp.Session.
 func (s *lmtpSession) Reset() { s.from, s.opts, s.to = "", smtp.MailOptions{}, nil }
@@ -181,8 +149,8 @@ func (s *lmtpSession) Data(io.Reader) error {
 
 // LMTPData delivers one message and answers for each recipient.
 func (s *lmtpSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
-	s.setBusy(true)
-	defer s.setBusy(false)
+	s.conn.setBusy(true)
+	defer s.conn.setBusy(false)
 	body, err := newSpool(r, s.p.o.SpoolDir)
 	if err != nil {
 		var se *smtp.SMTPError
@@ -210,21 +178,6 @@ func (s *lmtpSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 		status.SetStatus(s.to[i].addr, err)
 	}
 	return nil
-}
-
-func (s *lmtpSession) setBusy(on bool) {
-	s.mu.Lock()
-	s.busy = on
-	s.mu.Unlock()
-	if on {
-		return
-	}
-	s.p.lmtp.mu.Lock()
-	stopping := s.p.lmtp.stopping
-	s.p.lmtp.mu.Unlock()
-	if stopping {
-		s.hurry()
-	}
 }
 
 func smtpError(code int, enhanced smtp.EnhancedCode, text string) error {

@@ -174,12 +174,18 @@ func (p *Proxy) route(entry backend.Entry, pl *backend.Placement) (backend.Route
 	if pl != nil {
 		r, err := p.routeOf(*pl)
 		r.Entry = entry
+		if err == nil && p.drains.on(r.Store.Name) {
+			err = errDrained(r.Store.Name)
+		}
 		return r, err
 	}
 	if entry.Store == "" {
 		return backend.Route{}, backend.Errorf(backend.KindUnavailable, "", "directory %s names no store for %s", entry.Directory, entry.User)
 	}
 	st, host, err := p.o.Stores.Find(entry.Store)
+	if err == nil && p.drains.on(st.Name) {
+		err = errDrained(st.Name)
+	}
 	if err == nil && entry.Host != "" && !st.Local() {
 		host = entry.Host
 	}

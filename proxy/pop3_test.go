@@ -347,7 +347,7 @@ func TestPOP3HoldWithAStoreThatHangs(t *testing.T) {
 				w.ps.hold("anna", "old")
 				w.confirmed(0, 0, "")
 				b.end()
-				if len(w.p.Sessions()) > 0 {
+				if len(w.p.Sessions(Match{})) > 0 {
 					t.Error("the session is left")
 				}
 			})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type Proxy struct {
 	reg      *registry
 	unwatch  func()
 	lmtp     lmtpServers
+	drains   drains
 
 	upOctets, downOctets prometheus.Counter
 
@@ -109,15 +111,16 @@ func (p *Proxy) untrack(l net.Listener) {
 // refusers bounds the connections that are being sent away at a time.
 const refusers = 100
 
-// begin counts a connection. full: there are too many, it is only to be told so;
-// not ok: not even that.
+// begin counts a connection. full: there are too many, or the node is being
+// drained, and it is only to be told so; not ok: not even that.
 func (p *Proxy) begin(nc net.Conn) (full, ok bool) {
+	draining := p.drains.on("")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopping || len(p.conns) >= p.o.MaxConnections+refusers {
 		return false, false
 	}
-	full = len(p.conns) >= p.o.MaxConnections
+	full = draining || len(p.conns) >= p.o.MaxConnections
 	p.conns[nc] = struct{}{}
 	p.wg.Add(1)
 	return full, true
@@ -127,8 +130,12 @@ func (p *Proxy) begin(nc net.Conn) (full, ok bool) {
 // come first, that is no use.
 func (p *Proxy) tooMany(nc net.Conn, proto *protocol, implicit bool) {
 	p.metrics.logins.WithLabelValues("refused").Inc()
+	text := "Too many connections, please try again"
+	if p.drains.on("") {
+		text = "Server is closed for maintenance, please connect again"
+	}
 	if !implicit {
-		write(nc, closeLimit, [][]byte{[]byte(proto.goodbye("UNAVAILABLE", "Too many connections, please try again"))})
+		write(nc, closeLimit, [][]byte{[]byte(proto.goodbye("UNAVAILABLE", text))})
 	}
 	nc.Close()
 }
@@ -141,7 +148,8 @@ func (p *Proxy) end(nc net.Conn) {
 	p.wg.Done()
 }
 
-// SessionInfo describes a session that is logged in.
+// SessionInfo describes a session that is logged in, or a mail server's
+// connection, which has no user.
 type SessionInfo struct {
 	ID       string           `json:"id"`
 	User     string           `json:"user"`
@@ -149,7 +157,11 @@ type SessionInfo struct {
 	Client   string           `json:"client"`
 	Store    string           `json:"store"`
 	Host     string           `json:"host,omitempty"`
+	TLS      string           `json:"tls,omitempty"` // version, empty without
 	Since    time.Time        `json:"since"`
+	Active   time.Time        `json:"active"` // when the client last sent something
+	Busy     bool             `json:"busy"`   // a command is under way
+	Leaving  bool             `json:"leaving"`
 	Mailbox  string           `json:"mailbox,omitempty"` // selected, as the client named it
 	Idle     bool             `json:"idle"`              // in IDLE
 	Held     bool             `json:"held"`
@@ -158,34 +170,33 @@ type SessionInfo struct {
 	Unattachable string `json:"unattachable,omitempty"`
 }
 
-// Sessions lists the sessions that are logged in, in no order.
-func (p *Proxy) Sessions() []SessionInfo {
-	sessions := p.reg.all("")
-	out := make([]SessionInfo, len(sessions))
-	for i, s := range sessions {
-		out[i] = s.info()
+// Sessions lists the sessions that m means, in no order.
+func (p *Proxy) Sessions(m Match) []SessionInfo {
+	out := p.lmtp.infos()
+	for _, s := range p.reg.all(m.User) {
+		out = append(out, s.info())
 	}
-	return out
+	return slices.DeleteFunc(out, func(i SessionInfo) bool { return !m.fits(&i) })
 }
 
 func (s *session) info() SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := SessionInfo{ID: s.id, User: s.user, Protocol: s.proto.name, Client: s.client.RemoteAddr().String(),
-		Store: s.route.Store.Name, Host: s.route.Host, Since: s.started,
+		Store: s.route.Store.Name, Host: s.route.Host, Since: s.started, TLS: tlsVersion(s.client.Conn),
+		Active: time.Unix(0, s.active.Load()), Busy: !s.tr.quiet(), Leaving: s.leaving || s.closing,
 		Held: !s.held.IsZero(), Unattachable: string(s.tr.outlook())}
 	s.tr.describe(&i)
 	return i
 }
 
-// Kick closes a user's sessions with BYE, at a response boundary where there is
-// one, and returns how many there were. It does not wait for their end.
-func (p *Proxy) Kick(user string) int {
-	sessions := p.reg.all(user)
-	for _, s := range sessions {
-		go s.bye("UNAVAILABLE", "Disconnected by the administrator")
+// tlsVersion names the version of TLS on a connection, empty without.
+func tlsVersion(c net.Conn) string {
+	t, ok := c.(interface{ ConnectionState() tls.ConnectionState })
+	if !ok {
+		return ""
 	}
-	return len(sessions)
+	return tls.VersionName(t.ConnectionState().Version)
 }
 
 // Shutdown stops accepting, lets each session end the command that runs, says
@@ -209,7 +220,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { p.lmtp.shutdown(ctx) })
 	for _, s := range p.reg.all("") {
-		wg.Go(func() { s.farewell(ctx) })
+		wg.Go(func() { s.farewell(ctx, "Server is shutting down") })
 	}
 	wg.Wait()
 	idle := make(chan struct{})
@@ -233,13 +244,15 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 }
 
 // farewell says BYE once the commands in flight are answered, or ctx ends.
-func (s *session) farewell(ctx context.Context) {
+func (s *session) farewell(ctx context.Context, text string) {
 	s.mu.Lock()
 	s.tr.stop()
 	var quiet chan struct{}
 	if !s.tr.quiet() && !s.closing {
-		quiet = make(chan struct{})
-		s.quiet = quiet
+		if s.quiet == nil {
+			s.quiet = make(chan struct{})
+		}
+		quiet = s.quiet
 	}
 	s.mu.Unlock()
 	if quiet != nil {
@@ -248,5 +261,5 @@ func (s *session) farewell(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	s.bye("UNAVAILABLE", "Server is shutting down")
+	s.bye("UNAVAILABLE", text)
 }

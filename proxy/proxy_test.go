@@ -37,7 +37,7 @@ func TestKickAndSessions(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		c, _ := w.selected("anna", 1)
 		w.login("bernd")
-		if l := w.p.Sessions(); len(l) != 2 {
+		if l := w.p.Sessions(Match{}); len(l) != 2 {
 			t.Errorf("%d sessions", len(l))
 		}
 		if n := w.p.Kick("Anna"); n != 1 {
@@ -47,7 +47,7 @@ func TestKickAndSessions(t *testing.T) {
 		c.end()
 		c.Close()
 		synctest.Wait()
-		if l := w.p.Sessions(); len(l) != 1 || l[0].User != "bernd" || l[0].Store != "old" {
+		if l := w.p.Sessions(Match{}); len(l) != 1 || l[0].User != "bernd" || l[0].Store != "old" {
 			t.Errorf("left: %+v", l)
 		}
 	})

@@ -57,7 +57,7 @@ func TestBalancers(t *testing.T) {
 	c.expect("* OK")
 	<-con.conns
 	c.expect("a OK")
-	if got := p.Sessions()[0].Client; got != "192.0.2.7:4660" {
+	if got := p.Sessions(Match{})[0].Client; got != "192.0.2.7:4660" {
 		t.Errorf("the client is %s", got)
 	}
 	if got := con.asked[0].Client.String(); got != "192.0.2.7:4660" {
@@ -95,7 +95,7 @@ func TestIdentityHandedOn(t *testing.T) {
 		c.send(v4Header + tt.login)
 		for !strings.HasPrefix(c.line(), tt.ok) {
 		}
-		want := "rip=192.0.2.7, session=<" + p.Sessions()[0].ID + ">"
+		want := "rip=192.0.2.7, session=<" + p.Sessions(Match{})[0].ID + ">"
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for limit := time.Now().Add(10 * time.Second); !strings.Contains(d.Log(), want); <-tick.C {

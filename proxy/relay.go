@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mailferry/backend"
@@ -51,20 +52,25 @@ type session struct {
 	leg      *leg
 	route    backend.Route
 	closing  bool          // the client hears nothing more from the backend
+	leaving  bool          // was asked to leave
+	parted   bool          // has had its last word
 	frozen   chan struct{} // closed when the tracker has come to rest
 	quiet    chan struct{} // closed when the last command of a closing session is answered
 	held     time.Time     // since when the client waits
 	refusals int           // holds that a long command has refused
 
-	done chan struct{} // closed when the session has ended
+	active atomic.Int64  // when the client last sent something, in Unix nanoseconds
+	done   chan struct{} // closed when the session has ended
 }
 
 func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, tr framing) *session {
-	return &session{p: f.p, proto: f.proto, id: f.id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
+	s := &session{p: f.p, proto: f.proto, id: f.id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
 		log: f.p.log.With("session", f.id, "user", route.User), route: route,
 		tr:   tr,
 		leg:  &leg{Conn: b.Conn, pre: b.Buffered},
 		done: make(chan struct{})}
+	s.active.Store(s.started.UnixNano())
+	return s
 }
 
 // run carries octets until one side ends. It closes both connections.
@@ -122,6 +128,7 @@ func (s *session) readClient(p []byte) error {
 	}
 	if n > 0 {
 		s.p.upOctets.Add(float64(n))
+		s.active.Store(time.Now().UnixNano())
 		return nil
 	}
 	return err
@@ -337,11 +344,12 @@ func (s *session) bye(code, text string) {
 	s.mu.Lock()
 	s.closing = true // nothing of the backend any more
 	s.release()
-	l := s.leg
+	l, again := s.leg, s.parted
+	s.parted = true
 	s.mu.Unlock()
 	s.lockClient()
 	s.mu.Lock()
-	ok := s.tr.boundary()
+	ok := s.tr.boundary() && !again
 	s.mu.Unlock()
 	if ok {
 		write(s.client.Conn, closeLimit, [][]byte{[]byte(s.proto.goodbye(code, text))})

@@ -135,7 +135,7 @@ func TestErrorsKeepKindTextAndHint(t *testing.T) {
 	if !backend.IsKind(err, backend.KindExists) || HintOf(err) != "choose another name" || err.Error() != "taken" {
 		t.Errorf("%v, kind %v, hint %q", err, backend.KindOf(err), HintOf(err))
 	}
-	if _, err := c.Sessions(ctx); !backend.IsKind(err, backend.KindUnavailable) {
+	if _, err := c.Sessions(ctx, SessionFilter{}); !backend.IsKind(err, backend.KindUnavailable) {
 		t.Errorf("a role that the node has not: %v", err)
 	}
 }

@@ -167,18 +167,6 @@ func (c *Client) Check(ctx context.Context, bodies bool) ([]string, error) {
 	return get[[]string](ctx, c, "/v1/fsck")
 }
 
-// Sessions implements Sessions.
-func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
-	return get[[]Session](ctx, c, "/v1/sessions")
-}
-
-// Kick implements Sessions.
-func (c *Client) Kick(ctx context.Context, user string) (int, error) {
-	var k Kicked
-	err := c.do(ctx, http.MethodDelete, escaped("/v1/sessions/%s", []string{user}), nil, &k)
-	return k.Sessions, err
-}
-
 // Explain implements Routes.
 func (c *Client) Explain(ctx context.Context, name string) (Explanation, error) {
 	return get[Explanation](ctx, c, "/v1/explain/%s", name)

@@ -86,6 +86,7 @@ func (s *Service) api() http.Handler {
 	handle("GET /v1/health", func(r *http.Request) (any, error) { return s.Health(r.Context()), nil })
 	s.userRequests(handle)
 	s.sessionRequests(handle)
+	s.otherRequests(handle)
 	s.migrationRequests(handle)
 	mux.HandleFunc("GET /v1/migrations/{id}/watch", s.watch)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -135,20 +136,7 @@ func (s *Service) userRequests(handle register) {
 	}))
 }
 
-func (s *Service) sessionRequests(handle register) {
-	handle("GET /v1/sessions", func(r *http.Request) (any, error) {
-		if s.Sessions == nil {
-			return nil, missing("proxy")
-		}
-		return list(s.Sessions.Sessions(r.Context()))
-	})
-	handle("DELETE /v1/sessions/{user}", func(r *http.Request) (any, error) {
-		if s.Sessions == nil {
-			return nil, missing("proxy")
-		}
-		n, err := s.Sessions.Kick(r.Context(), r.PathValue("user"))
-		return Kicked{Sessions: n}, err
-	})
+func (s *Service) otherRequests(handle register) {
 	handle("GET /v1/fsck", func(r *http.Request) (any, error) {
 		if s.Checker == nil {
 			return nil, missing("store")
@@ -159,11 +147,6 @@ func (s *Service) sessionRequests(handle register) {
 		return s.Routes.Explain(r.Context(), r.PathValue("name"))
 	})
 	handle("GET /v1/placements", func(r *http.Request) (any, error) { return list(s.Routes.Placements(r.Context())) })
-}
-
-// Kicked is the answer to a kick.
-type Kicked struct {
-	Sessions int `json:"sessions"`
 }
 
 func missing(role string) error {

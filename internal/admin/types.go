@@ -25,17 +25,6 @@ type NewUser struct {
 	Aliases  []string `json:"aliases,omitempty"`
 }
 
-// Session is a client's connection to this node's proxy.
-type Session struct {
-	ID       string    `json:"id"`
-	Protocol string    `json:"protocol"`
-	User     string    `json:"user,omitempty"` // empty before login
-	Client   string    `json:"client"`
-	Store    string    `json:"store,omitempty"`
-	State    string    `json:"state"`
-	Since    time.Time `json:"since"`
-}
-
 // Explanation is how a name becomes a route, step by step.
 type Explanation struct {
 	Name  string `json:"name"`
@@ -78,13 +67,6 @@ type Checker interface {
 	// Check reads every record, with bodies every octet, and lists what is
 	// wrong; empty means nothing is.
 	Check(ctx context.Context, bodies bool) ([]string, error)
-}
-
-// Sessions shows and ends the connections of the proxy.
-type Sessions interface {
-	Sessions(ctx context.Context) ([]Session, error)
-	// Kick ends the sessions of a user at a safe moment and says how many.
-	Kick(ctx context.Context, user string) (int, error)
 }
 
 // Routes tells how users are routed.

@@ -86,6 +86,9 @@ func (a *App) health(context.Context) admin.Health {
 	for name := range a.listeners {
 		h.Listen[name] = a.listeners.addr(name)
 	}
+	if a.proxy != nil && a.proxy.Draining() {
+		h.Problems = append(h.Problems, "the node is being drained")
+	}
 	if err := a.engine.Err(); err != nil {
 		h.Problems = append(h.Problems, fmt.Sprintf("mailstore: %v", err))
 	}

@@ -153,48 +153,6 @@ func (a *App) addProxyService(s *admin.Service) {
 	}
 }
 
-// sessions are the proxy's clients as the admin API shows them.
-type sessions struct {
-	proxy *proxy.Proxy
-	dirs  *directories
-}
-
-// Sessions implements admin.Sessions.
-func (s sessions) Sessions(context.Context) (list []admin.Session, err error) {
-	for _, i := range s.proxy.Sessions() {
-		list = append(list, admin.Session{ID: i.ID, Protocol: string(i.Protocol), User: i.User, Client: i.Client,
-			Store: i.Store, State: sessionState(&i), Since: i.Since})
-	}
-	return list, nil
-}
-
-// sessionState is what a session does, in words.
-func sessionState(i *proxy.SessionInfo) string {
-	state := "authenticated"
-	if i.Mailbox != "" {
-		state = "selected " + i.Mailbox
-	}
-	if i.Idle {
-		state += ", idle"
-	}
-	if i.Held {
-		state += ", on hold"
-	}
-	if i.Unattachable != "" {
-		state += ", not attachable: " + i.Unattachable
-	}
-	return state
-}
-
-// Kick implements admin.Sessions. Any name of the user will do; one that no
-// directory knows any more may still have sessions.
-func (s sessions) Kick(ctx context.Context, user string) (int, error) {
-	if e, err := s.dirs.Lookup(ctx, user); err == nil {
-		user = e.User
-	}
-	return s.proxy.Kick(user), nil
-}
-
 // submitters are those who may submit mail: the users of all directories.
 type submitters struct {
 	dirs *directories

@@ -125,11 +125,11 @@ func TestWhoAndKick(t *testing.T) {
 	if _, err := c.Select("INBOX", nil).Wait(); err != nil {
 		t.Fatal(err)
 	}
-	list, err := n.admin.Sessions(t.Context())
+	list, err := n.admin.Sessions(t.Context(), admin.SessionFilter{})
 	if err != nil || len(list) != 1 || list[0].User != "anna@example.org" || list[0].Store != "home" || list[0].State != "selected INBOX" {
 		t.Errorf("sessions %+v %v", list, err)
 	}
-	if k, err := n.admin.Kick(t.Context(), "anna@example.org"); err != nil || k != 1 {
+	if k, err := n.admin.Kick(t.Context(), admin.SessionFilter{User: "anna@example.org"}); err != nil || k != 1 {
 		t.Errorf("kicked %d %v", k, err)
 	}
 	select {
@@ -137,6 +137,41 @@ func TestWhoAndKick(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the session goes on")
 	}
+}
+
+// TestDrain ends the sessions of a store and puts logins off until it is over.
+func TestDrain(t *testing.T) {
+	n := startNode(t)
+	c, err := n.imap("anna@example.org", "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := n.admin.Drain(t.Context(), "home", 50); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-c.Closed():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the session goes on")
+	}
+	if c, err := n.imap("anna@example.org", "secret"); err == nil {
+		c.Close()
+		t.Error("a login during the drain")
+	} else if !strings.Contains(err.Error(), "UNAVAILABLE") {
+		t.Error(err)
+	}
+	if d, err := n.admin.Drains(t.Context()); err != nil || len(d) != 1 || d[0].Asked != 1 {
+		t.Errorf("%+v %v", d, err)
+	}
+	if err := n.admin.StopDrain(t.Context(), "home"); err != nil {
+		t.Fatal(err)
+	}
+	again, err := n.imap("anna@example.org", "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
 }
 
 // TestDisabledUser loses the session, cannot log in and gets no mail.
