@@ -100,7 +100,9 @@ cd /etc/courier
 . ./authdaemonrc
 rm -f /run/courier/authdaemon/*
 /usr/lib/courier/courier-authlib/authdaemond &
-until [ -S /run/courier/authdaemon/socket ] || ! kill -0 $!; do sleep 0.02; done
+until perl -MIO::Socket::UNIX -e 'exit !IO::Socket::UNIX->new("/run/courier/authdaemon/socket")'; do
+	kill -0 $! && sleep 0.02 || exit 1
+done
 . ./imapd
 . ./imapd-ssl
 . ./pop3d
