@@ -3,7 +3,7 @@
 
 A cell is the median of the rounds, with lowest and highest where they differ by
 more than a tenth. The ratio is mailferry against the best server beside it, above
-1 where mailferry is better. Runs that other work disturbed most are left out
+1 where mailferry is better; "of relay" is mailferry's figure over the bare relay's. Runs that other work disturbed most are left out
 where a calmer run of the same row is there.
 """
 import json
@@ -14,7 +14,7 @@ import sys
 
 RUN = sys.argv[1]
 OURS = "mailferry"
-YARDSTICKS = ("relay", "fake")  # no servers: they are shown, and win nothing
+YARDSTICKS = ("relay", "fake", "direct")  # no servers: they are shown, and win nothing
 
 
 def lines(*path):
@@ -66,7 +66,9 @@ class Table:
         if not self.rows:
             return
         peers = [p for p in self.peers if p != OURS] + [p for p in self.peers if p == OURS]
-        print(f"\n{title}\n\n| | {' | '.join(peers)} | ratio |\n|---|{'---|' * (len(peers) + 1)}")
+        relay = "relay" in peers and OURS in peers
+        heads = peers + (["ratio"] if OURS in peers else []) + (["of relay"] if relay else [])
+        print(f"\n{title}\n\n| | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
         for row in self.rows:
             runs = {p: calm(self.cells[row, p], self.limit) for p in peers if (row, p) in self.cells}
             medians = {p: statistics.median(v) for p, v in runs.items()}
@@ -76,31 +78,91 @@ class Table:
                 best = min(others) if lower else max(others)
                 a, b = (best, medians[OURS]) if lower else (medians[OURS], best)
                 ratio = f"{a / b:.2f}" if b else "–"
-            print(f"| {row} | {' | '.join(cell(runs.get(p, [])) for p in peers)} | {ratio} |")
+            cells = [cell(runs.get(p, [])) for p in peers] + ([ratio] if OURS in peers else [])
+            if relay:
+                ours, floor = medians.get(OURS), medians.get("relay")
+                cells.append(f"{ours / floor:.2f}" if ours and floor else "–")
+            print(f"| {row} | {' | '.join(cells)} |")
+
+
+LOGINS = {
+    "imap-login": "plain",
+    "imap-plain-ir": "plain, SASL PLAIN at once",
+    "imap-tls-full": "TLS full",
+    "imap-tls-resume": "TLS 1.3 resumed",
+    "imap-tls12-resume": "TLS 1.2 resumed",
+    "pop3-userpass": "POP3",
+    "sieve-plain": "ManageSieve",
+}
+LEGS = {"imap": "plain", "imaps": "TLS"}
+
+
+class ProxyTables:
+    """The tables of the proxy part, each fed from the lines of its commands."""
+
+    limit = 0.4  # cores that other work took
+
+    def __init__(self):
+        self.tables = {}
+
+    def add(self, title, row, r, value, lower=False, peer=None):
+        table, _ = self.tables.setdefault(title, (Table(self.limit), lower))
+        table.add(row, peer or r["peer"], value, r.get("other_util", 0) + r.get("steal_util", 0))
+
+    def logins(self, r):
+        case, cpu = r["case"], r.get("cpu_us_per_op", {}).get("proxy")
+        real = case.startswith("real-")
+        row = f"{LOGINS.get(case.removeprefix('real-'), case)}, {r['c']}"
+        if real:
+            self.add("Logins per second, real store (fake: none)", row, r, r["rate"])
+            return
+        if r["c"] == 50 and case in ("imap-login", "imap-tls-full") and r["peer"] in ("perdition", OURS, OURS + "-search", OURS + "-bind"):
+            what = {"perdition": "perdition: one search each", OURS: "route cached", OURS + "-search": "one search each", OURS + "-bind": "one search and one bind each"}[r["peer"]]
+            self.add("Logins per second by what a login asks of LDAP; 50 clients", row, r, r["rate"], peer=what)
+            self.add("The same, CPU of the proxy, µs per login", row, r, cpu, True, peer=what)
+        if r["peer"].startswith(OURS + "-"):
+            return
+        self.add("Logins per second; clients", row, r, r["rate"])
+        self.add("CPU of the proxy, µs per login", row, r, cpu, True)
+        self.add("Connect to login OK, p50 ms", row, r, r["p50_ms"], True)
+        self.add("Connect to login OK, p99 ms", row, r, r["p99_ms"], True)
+
+    def idle(self, r):
+        used = r["case"].startswith("idle-used-")
+        row = LEGS[r["case"].rsplit("-", 1)[1]] + (", after a FETCH of 1 MiB" if used else ", in IDLE")
+        self.add("Memory, KiB (PSS) per session", row, r, r["mem"].get("proxy", {}).get("pss_kib_per_conn"), True)
+
+    def transfer(self, r):
+        what, leg = r["case"].split("-", 1)
+        row = f"{what.upper()} {LEGS[leg]}, {r['c']}"
+        self.add("Messages of 1 MiB, MB/s; sessions", row, r, r["mb_s"])
+        self.add("CPU of the proxy, s per GB", row, r, r.get("cpu_s_per_gb", {}).get("proxy"), True)
+
+    def latency(self, r):
+        kind, leg = r["case"].rsplit("-", 1)
+        leg = LEGS[leg]
+        if kind == "noop-busy":
+            self.add("50 busy sessions, NOOPs/s", leg, r, r["rate"])
+            self.add("The same, CPU of the proxy, µs per NOOP", leg, r, r.get("cpu_us_per_op", {}).get("proxy"), True)
+            return
+        title = {"noop": "Added to one NOOP, µs", "noop-paced": "200 sessions with a NOOP each 100 ms: added, µs"}[kind]
+        for q in ("p50", "p99"):
+            self.add(title, f"{leg}, {q}", r, r.get(f"added_{q}_us"), True)
+
+    def show(self):
+        for title, (table, lower) in self.tables.items():
+            table.show(title, lower=lower)
 
 
 def proxy():
-    limit = 0.4  # cores that other work took
-    rate, cpu, p50 = Table(limit), Table(limit), Table(limit)
-    mb, per_gb = Table(limit), Table(limit)
-    names = {"imap-login": "plain", "imap-tls-full": "TLS, full handshake", "fetch-imap": "plain", "fetch-imaps": "TLS"}
+    t = ProxyTables()
+    feed = {"logins": t.logins, "idle": t.idle, "throughput": t.transfer, "append": t.transfer, "latency": t.latency}
     for r in lines("proxy", "results-ecdsa.jsonl"):
-        row = f"{names.get(r['case'], r['case'])}, {r['c']}"
-        peer, other = r["peer"], r.get("other_util", 0) + r.get("steal_util", 0)
         if r.get("errors"):
-            print(f"errors: {r['errors']} in {peer} {row}", file=sys.stderr)
-        if r["cmd"] == "logins":
-            rate.add(row, peer, r["rate"], other)
-            cpu.add(row, peer, r.get("cpu_us_per_op", {}).get("proxy"), other)
-            p50.add(row, peer, r["p50_ms"], other)
-        elif r["cmd"] == "throughput":
-            mb.add(row, peer, r["mb_s"], other)
-            per_gb.add(row, peer, r.get("cpu_s_per_gb", {}).get("proxy"), other)
-    rate.show("Logins per second; clients")
-    cpu.show("CPU of the proxy, µs per login", lower=True)
-    p50.show("Connect to login OK, median ms", lower=True)
-    mb.show("Relay of messages of 1 MiB, MB/s; sessions")
-    per_gb.show("CPU of the proxy, s per GB", lower=True)
+            print(f"errors: {r['errors']} in {r['peer']} {r['case']}, {r.get('c')}", file=sys.stderr)
+        if r["cmd"] in feed:
+            feed[r["cmd"]](r)
+    t.show()
 
 
 def store():

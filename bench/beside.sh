@@ -1,7 +1,8 @@
 #!/bin/bash
 # mailferry beside its peers, in one run: the rows of docs/benchmarks.md.
 #
-#   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; about 25 minutes)
+#   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; about 40 minutes,
+#                         of which the proxy takes 15)
 #   beside.sh profile     CPU profiles of mailferry under the loads of the parts
 #   beside.sh down        stop everything that a part has started
 #
@@ -11,6 +12,8 @@
 #   RUN      run directory              (default ${TMPDIR:-/tmp}/bench-mailferry)
 #   LOCK     file locked in timed runs  (default $RUN/lock)
 #   RUNS     rounds; in each, peers and mailferry take turns (default 3)
+#   PROXY_RUNS, PROXY_DUR   rounds and measured time of the proxy part (default 1, 1500ms; logins with 50
+#            clients are measured three times in a round)
 #   BIG      messages of the big mailbox of the store part   (default 10000)
 #   WEIGHT   on a machine with other work: CPU weight of what is measured, in a
 #            cgroup of its own (cgroup v1 or v2; 1024 is what others have; default: no cgroup)
@@ -23,13 +26,14 @@ LOCK=${LOCK:-$RUN/lock}
 RUNS=${RUNS:-3}
 BIG=${BIG:-10000}
 WEIGHT=${WEIGHT:-}
-PROXY_PEERS=${PROXY_PEERS:-relay nginx nginx-fix dovecot dovecot-cache}
+PROXY_RUNS=${PROXY_RUNS:-1}
+PROXY_PEERS=${PROXY_PEERS:-relay perdition nginx nginx-fix dovecot dovecot-cache}
 STORE_PEERS=${STORE_PEERS:-dovecot-maildir dovecot-mdbox}
 MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4}
 BIN=${BIN:-$RUN/mailferry}
-CLIENTS='1 64' # of the login rows
-TCONNS='1 8'   # of the relay rows
-LCONNS='1 16'  # of the LMTP rows
+CLIENTS=${CLIENTS:-1 50 200} # of the login rows
+TCONNS=${TCONNS:-1 8 50}     # of the relay rows
+LCONNS='1 16'                # of the LMTP rows
 export RUN BIN
 
 say() { echo "beside: $*" >&2; }
@@ -39,7 +43,7 @@ die() {
 }
 
 # Each script of the peers gets a run directory of its own.
-proxy() { RETRIES=${RETRIES:-0} RUN=$RUN/proxy LOCK=$LOCK "$here/peers-proxy.sh" "$@"; }
+proxy() { RETRIES=${RETRIES:-0} DUR=${PROXY_DUR:-1500ms} WARM=${WARM:-300ms} RUN=$RUN/proxy LOCK=$LOCK "$here/peers-proxy.sh" "$@"; }
 store() { MAXOTHER=${MAXOTHER:-${WEIGHT:+1000}} RUN=$RUN/store LOCK=$LOCK BIG=$BIG "$here/peers-store.sh" "$@"; }
 migrate() { RUN=$RUN/migrate LOCK=$LOCK "$here/peers-migrate.sh" "$@"; }
 
@@ -75,7 +79,7 @@ waitport() { # host:port
 
 PPROF=127.0.0.1:21060
 
-# config PART ROLES IMAP IMAPS LMTP: the head of a configuration; the rest is read from stdin
+# config PART ROLES IMAP IMAPS LMTP [POP3 MANAGESIEVE]: the head of a configuration; the rest is read from stdin
 config() {
 	local d=$RUN/mailferry-$1
 	mkdir -p "$d"
@@ -91,7 +95,8 @@ config() {
 			  lmtp: [$5]
 			  submission: []
 			  submissions: []
-			  pop3: []
+			  pop3: [${6:-}]
+			  managesieve: [${7:-}]
 			  pop3s: []
 			  admin: []
 		C
@@ -102,9 +107,10 @@ config() {
 
 # start PART PORT [command prefix...]
 start() {
-	local d=$RUN/mailferry-$1 port=$2
+	local d=$RUN/mailferry-$1 port=$2 pprof=$PPROF
+	case $1 in proxy-*) pprof= ;; esac
 	shift 2
-	(exec setsid "$@" "$BIN" serve --config "$d/mailferry.yaml" --pprof $PPROF </dev/null >"$d/log" 2>&1 9>&-) &
+	(exec setsid "$@" "$BIN" serve --config "$d/mailferry.yaml" --pprof "$pprof" </dev/null >"$d/log" 2>&1 9>&-) &
 	echo $! >"$d/pid"
 	waitport "127.0.0.1:$port"
 }
@@ -119,11 +125,14 @@ stop() { # PART
 	rm -f "$d/pid"
 }
 
-# ---- proxy: logins and large messages through it, in front of the fake backend ----
+# ---- proxy: everything that peers-proxy.sh measures, through us as one more peer ----
 
-proxy_up() {
-	proxy up || exit 1
-	config proxy proxy 127.0.0.1:21143 127.0.0.1:21993 "" <<-C
+# Three of us. "proxy" knows routes from its cache; "proxy-search" asks LDAP for each login, as Perdition does;
+# "proxy-bind" also lets LDAP check each password.
+proxy_start() { # NAME PORTBASE PASSWORDS CACHE
+	local at=127.0.0.1
+	config "$1" proxy $at:$2 $at:$(($2 + 1)) "" $at:$(($2 + 2)) $at:$(($2 + 3)) <<-C
+		cache: {for: $4}
 		tls:
 		  certificates: [{cert: $RUN/proxy/tls/cert.pem, key: $RUN/proxy/tls/key.pem}]
 		directories:
@@ -133,29 +142,56 @@ proxy_up() {
 		    base: ou=people,dc=example,dc=test
 		    filter: (mail={user})
 		    attributes: {user: mail, store: mailHost}
-		    passwords: pass
+		    passwords: $3
 		stores:
-		  - {name: dovecot, type: dovecot, address: 127.0.0.1, ports: {imap: 15143}, tls: none}
-		  - {name: fake, type: generic, address: 127.0.0.2, ports: {imap: 15143}, tls: none}
+		  - {name: dovecot, type: dovecot, address: 127.0.0.1, ports: {imap: 15143, pop3: 15110, managesieve: 15190}, tls: none}
+		  - {name: fake, type: generic, address: 127.0.0.2, ports: {imap: 15143, pop3: 15110, managesieve: 15190}, tls: none}
 	C
-	stop proxy
-	start proxy 21143 taskset -c "${PROXY_CPUS:-0}"
-	export EXTRA_NAME=mailferry EXTRA_PIDS=@$RUN/mailferry-proxy/pid EXTRA_IMAP=127.0.0.1:21143 EXTRA_IMAPS=127.0.0.1:21993
+	stop "$1"
+	start "$1" "$2" taskset -c "${PROXY_CPUS:-0}"
+}
+proxy_up() {
+	proxy up || exit 1
+	proxy_start proxy 21143 pass 10m
+	export EXTRA_NAME=mailferry EXTRA_PIDS=@$RUN/mailferry-proxy/pid EXTRA_RESTART="env RUN=$RUN BIN=$BIN $here/beside.sh again"
+	export EXTRA_IMAP=127.0.0.1:21143 EXTRA_IMAPS=127.0.0.1:21144 EXTRA_POP3=127.0.0.1:21145 EXTRA_SIEVE=127.0.0.1:21146
 }
 proxy_down() {
 	stop proxy
+	stop proxy-search
+	stop proxy-bind
 	proxy down
 }
 
+# asking: logins that ask LDAP each time; Perdition, which does so by design, beside them.
+proxy_asking() {
+	local kind port=21153
+	for kind in search:pass bind:bind; do
+		proxy_start proxy-${kind%:*} $port ${kind#*:} 1ns
+		EXTRA_NAME=mailferry-${kind%:*} EXTRA_PIDS=@$RUN/mailferry-proxy-${kind%:*}/pid EXTRA_IMAP=127.0.0.1:$port EXTRA_IMAPS=127.0.0.1:$((port + 1)) \
+			EXTRA_POP3='' EXTRA_SIEVE='' RUNS=3 PEERS=mailferry-${kind%:*} LOGIN_CASES="imap-login imap-tls-full" CONCS=50 proxy bench logins
+		stop proxy-${kind%:*}
+		port=$((port + 10))
+	done
+}
+
 part_proxy() {
-	local k
+	local k peers="$PROXY_PEERS mailferry"
 	proxy_up
-	for k in $(seq "$RUNS"); do
-		RUNS=1 PEERS="$PROXY_PEERS mailferry" LOGIN_CASES="imap-login imap-tls-full" CONCS=$CLIENTS proxy bench logins
-		RUNS=1 PEERS="fake $PROXY_PEERS mailferry" TCONCS=$TCONNS proxy bench throughput
+	for k in $(seq "$PROXY_RUNS"); do
+		RUNS=1 PEERS=$peers CONCS=$CLIENTS OTHER_CONCS=50 LOGIN_CASES="$(login_cases)" proxy bench logins
+		RUNS=2 PEERS=$peers CONCS=50 LOGIN_CASES="$(login_cases)" proxy bench logins
+		proxy_asking
+		RUNS=1 PEERS="$(only perdition nginx dovecot) mailferry" CONCS='50 200' proxy bench real
+		RUNS=1 PEERS="$(only relay perdition nginx dovecot) mailferry" proxy bench idle
+		RUNS=1 PEERS="fake $(only relay perdition nginx dovecot) mailferry" TCONCS=$TCONNS proxy bench throughput append
+		RUNS=1 PEERS="$(only relay perdition nginx dovecot) mailferry" proxy bench latency
 	done
 	proxy_down
 }
+login_cases() { echo "${LOGIN_CASES:-imap-login imap-plain-ir imap-tls-full imap-tls-resume imap-tls12-resume pop3-userpass sieve-plain}"; }
+# only PEER...: those of them that are to be measured
+only() { local p; for p in "$@"; do case " $PROXY_PEERS " in *" $p "*) echo -n "$p " ;; esac; done; }
 
 # ---- store: LMTP, SELECT and FETCH, through mailferry's own front ----
 
@@ -295,7 +331,7 @@ part_profile() {
 part_table() { python3 "$here/beside.py" "$RUN"; }
 
 part_install() {
-	"$here/peers/install.sh" slapd dovecot clients nginx corpus versions || exit 1
+	"$here/peers/install.sh" slapd dovecot perdition clients nginx corpus versions || exit 1
 	store install && migrate install || exit 1
 }
 
@@ -306,6 +342,7 @@ part_down() {
 
 case ${1:-} in
 fresh) migrate_fresh && exit ;;                                               # called by peers-migrate.sh
+again) stop proxy && start proxy 21143 taskset -c "${PROXY_CPUS:-0}" && exit ;; # called by peers-proxy.sh
 gen) shift && store gen custom-mailferry "$@" && exit ;; # by profile
 -h | help | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//' && exit ;;
 esac
