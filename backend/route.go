@@ -50,19 +50,47 @@ type LoginMode string
 // LoginUser is the user's own name and secret. The others need an admin's:
 // LoginAuthzid by SASL PLAIN with an authorisation identity (Cyrus
 // proxyservers, Dovecot master users, our own store), LoginMaster by
-// user*master names (Dovecot).
+// user*master names (Dovecot), LoginProxyAuth by the command PROXYAUTH behind
+// the admin's own login (Netscape, Sun, Oracle; IMAP only: in the other
+// protocols it is LoginUser), LoginOAuth by a token of Login.Tokens under the
+// user's name (Exchange Online, Google).
 const (
-	LoginUser    LoginMode = "user"
-	LoginAuthzid LoginMode = "authzid"
-	LoginMaster  LoginMode = "master"
+	LoginUser      LoginMode = "user"
+	LoginAuthzid   LoginMode = "authzid"
+	LoginMaster    LoginMode = "master"
+	LoginProxyAuth LoginMode = "proxyauth"
+	LoginOAuth     LoginMode = "oauth"
 )
+
+// Delegates reports whether a login in mode m needs nothing from the user in
+// protocol p.
+func (m LoginMode) Delegates(p Protocol) bool {
+	switch m {
+	case LoginAuthzid, LoginMaster, LoginOAuth:
+		return true
+	case LoginProxyAuth:
+		return p == IMAP
+	}
+	return false
+}
+
+// TokenSource gives access tokens (OAuth 2.0) that let us log in for users.
+// Safe for concurrent use.
+type TokenSource interface {
+	// Token is a token for the user; it may come from memory. KindUnavailable:
+	// there is none to be had now. It ends soon after ctx does.
+	Token(ctx context.Context, user string) (Secret, error)
+	// Refused tells that a store did not take a token: it is not given again.
+	Refused(user string, token Secret)
+}
 
 // Login holds the credentials of delegated login.
 type Login struct {
 	Mode      LoginMode
 	User      string // admin's name; unused with LoginUser
 	Secret    Secret
-	Separator string // LoginMaster; default "*"
+	Separator string      // LoginMaster; default "*"
+	Tokens    TokenSource // LoginOAuth
 }
 
 // Identity is how a store is told whom a connection is for.
@@ -102,13 +130,21 @@ type Store struct {
 	Name    string // as routes and placements name it
 	Type    StoreType
 	Address string // host or IP; empty: any host that the directory names
-	Ports   map[Protocol]int
-	TLS     TLSMode
+	// Alternates are further addresses of the same store, in the order in which
+	// they are tried while Address is away.
+	Alternates []string
+	Ports      map[Protocol]int
+	TLS        TLSMode
 	// TLSConfig verifies the store's certificate; nil: system roots and the
 	// host name. It is cloned before use.
 	TLSConfig *tls.Config
 	Login     Login
 	Identity  Identity // empty: IdentityNone
+	// TakesTokens: the store checks OAuth tokens of users (OAUTHBEARER or
+	// XOAUTH2, whichever it announces).
+	TakesTokens bool
+	// MaxSessions bounds the proxy's connections to each address; 0: any number.
+	MaxSessions int
 	// MaxConnections bounds connections of a migration to this store; 0: default.
 	MaxConnections int
 }

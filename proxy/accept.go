@@ -25,6 +25,7 @@ type front struct {
 	commands int
 	failures int
 	name     string // of POP3's USER
+	cert     certified
 }
 
 // Accept errors back off from 5 ms to 1 s, as net/http does.
@@ -223,6 +224,9 @@ func (f *front) refused(ctx context.Context, c credentials, err error, begin tim
 		case <-timer.C:
 		case <-ctx.Done():
 		}
+	}
+	if c.token != "" && f.tokenRefused(c) != nil {
+		return false
 	}
 	if f.proto.refuse(f, c, o) != nil {
 		return false

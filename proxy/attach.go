@@ -29,7 +29,7 @@ func (s *session) attach(route backend.Route) reason {
 		return reasonBusy
 	case !route.Store.Local() && !bare:
 		return reasonForeign
-	case !delegated(route.Store) && s.password == "":
+	case !delegated(route.Store, s.proto.name) && s.password == "":
 		return reasonNoSecret
 	}
 	ctx, cancel := context.WithTimeout(s.p.ctx, s.p.o.AttachLimit)

@@ -20,12 +20,12 @@ func (c RemoteConnector) Connect(ctx context.Context, r ConnectRequest) (Backend
 	switch {
 	case r.CheckPassword:
 		st.Login = backend.Login{Mode: backend.LoginUser}
-	case st.Login.Mode == backend.LoginUser || st.Login.Mode == "":
+	case !delegated(&st, r.Protocol):
 		if r.Password == "" {
 			return BackendConn{}, backend.Errorf(backend.KindUnavailable, "", "store %s wants the user's own password", st.Name)
 		}
 	}
-	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Dial: c.Dial,
+	t := remote.Target{Store: &st, Host: r.Route.Host, User: r.Route.User, Password: r.Password, Token: r.Token, Dial: c.Dial,
 		Client: r.Client, Session: r.Session}
 	switch r.Protocol {
 	case backend.POP3:
@@ -65,6 +65,6 @@ func detachText(conn *remote.TextConn, err error) (BackendConn, error) {
 
 // delegated reports whether a session can log in at st without the user's
 // password.
-func delegated(st *backend.Store) bool {
-	return st.Local() || st.Login.Mode == backend.LoginAuthzid || st.Login.Mode == backend.LoginMaster
+func delegated(st *backend.Store, p backend.Protocol) bool {
+	return st.Local() || st.Login.Mode.Delegates(p)
 }

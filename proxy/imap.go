@@ -220,7 +220,7 @@ func imapLogin(_ context.Context, f *front, tag string) (credentials, bool, erro
 	if !f.mayLogin() {
 		return credentials{}, false, f.needsTLS(tag)
 	}
-	return credentials{tag, user, backend.Secret(password)}, true, nil
+	return credentials{tag: tag, user: user, password: backend.Secret(password)}, true, nil
 }
 
 // imapAuthenticate reads AUTHENTICATE, with and without an initial response
@@ -253,6 +253,8 @@ func refuseIMAP(f *front, c credentials, o outcome) error {
 		return f.answer(c.tag, "", "NO [INUSE] The mailbox is in use")
 	case outcomeTooMany:
 		return f.answer(c.tag, "", "NO [LIMIT] Too many sessions of this user")
+	case outcomePassword:
+		return f.answer(c.tag, "", "NO [CANNOT] This mailbox needs a login with a password")
 	case outcomeNoService:
 		return f.answer(c.tag, "", "NO [UNAVAILABLE] IMAP is not available for this mailbox now")
 	}

@@ -35,7 +35,7 @@ const maxReroutes = 5
 // order is controls, lookup, placement and hold, password, backend connection.
 // Nothing is sent to a store for a user who is not known and not let in.
 func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, error) {
-	if c.user == "" || !line.ValidCredential(c.user) || !line.ValidSecret(string(c.password)) {
+	if c.user == "" || !line.ValidCredential(c.user) || !c.validSecret() {
 		p.nobody(ctx, c.password)
 		return nil, denied(errors.New("control characters, or nothing, in the credentials"))
 	}
@@ -59,11 +59,13 @@ func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, e
 		return nil, held(err)
 	}
 	t.close()
-	if !p.guard.mayCheck(entry.User, c.password) {
+	// A token or a certificate says nothing of the user's password.
+	password := c.token == "" && !c.proven
+	if password && !p.guard.mayCheck(entry.User, c.password) {
 		p.nobody(ctx, c.password)
 		return nil, denied(errors.New("too many wrong passwords within an hour: this one is not checked"))
 	}
-	if entry.CheckPassword {
+	if password && entry.CheckPassword {
 		err := p.o.Directory.Authenticate(ctx, entry, c.password)
 		if p.learn(entry, c.password, err); backend.IsKind(err, backend.KindAuthentication) {
 			return nil, denied(err)
@@ -72,7 +74,7 @@ func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, e
 		}
 	}
 	for range maxReroutes {
-		s, err := p.open(ctx, f, entry, c.password)
+		s, err := p.open(ctx, f, entry, c)
 		if !errors.Is(err, errRerouted) {
 			return s, err
 		}
@@ -84,7 +86,7 @@ var errRerouted = errors.New("a hold began during the login")
 
 // open connects to the store that rules now. errRerouted: a hold began
 // meanwhile, nothing is left open.
-func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, password backend.Secret) (*session, error) {
+func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, c credentials) (*session, error) {
 	cctx, t, pl, err := p.reg.admit(ctx, entry.User, false, p.o.HoldWait)
 	if err != nil {
 		return nil, held(err)
@@ -94,15 +96,20 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, passwor
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	b, err := p.o.Connector.Connect(cctx, ConnectRequest{Route: route, Protocol: f.proto.name, Password: password,
-		CheckPassword: !entry.CheckPassword, Client: f.c.NetConn().RemoteAddr(), Session: f.id})
-	if !entry.CheckPassword {
-		p.learn(entry, password, err)
+	if err := mayShow(c, route.Store, f.proto.name); err != nil {
+		return nil, err
+	}
+	password := c.token == "" && !c.proven
+	storeChecks := c.token != "" || password && !entry.CheckPassword
+	b, err := p.o.Connector.Connect(cctx, ConnectRequest{Route: route, Protocol: f.proto.name, Password: c.password, Token: c.token != "",
+		CheckPassword: storeChecks, Client: f.c.NetConn().RemoteAddr(), Session: f.id})
+	if password && storeChecks {
+		p.learn(entry, c.password, err)
 	}
 	switch {
 	case err != nil && cctx.Err() != nil && ctx.Err() == nil:
 		return nil, errRerouted
-	case backend.IsKind(err, backend.KindAuthentication) && !entry.CheckPassword:
+	case backend.IsKind(err, backend.KindAuthentication) && storeChecks:
 		return nil, denied(err)
 	case backend.IsKind(err, backend.KindConflict):
 		return nil, &loginError{outcomeInUse, err}
@@ -117,8 +124,9 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, passwor
 	}
 	nc, _ := f.c.Hijack()
 	s := newSession(f, nc, b, route, f.proto.follow(f, route, target, b))
-	if !delegated(route.Store) || !entry.CheckPassword && p.keepsPasswords(route.Store) {
-		s.password = password
+	// Tokens are not kept: they are over before a session is.
+	if password && (!delegated(route.Store, f.proto.name) || storeChecks && p.keepsPasswords(route.Store, f.proto.name)) {
+		s.password = c.password
 	}
 	if err := p.reg.enter(t, s); err != nil {
 		b.Close()
@@ -136,9 +144,9 @@ func (p *Proxy) learn(entry backend.Entry, password backend.Secret, err error) {
 
 // keepsPasswords reports whether a user of st may move to a store without
 // delegated login, for which the session then keeps the password in memory.
-func (p *Proxy) keepsPasswords(st *backend.Store) bool {
+func (p *Proxy) keepsPasswords(st *backend.Store, proto backend.Protocol) bool {
 	for _, name := range p.profiles.groups[st.Name] {
-		if other, _, err := p.o.Stores.Find(name); err == nil && !delegated(other) {
+		if other, _, err := p.o.Stores.Find(name); err == nil && !delegated(other, proto) {
 			return true
 		}
 	}

@@ -224,7 +224,7 @@ func TestBeforeLoginBounds(t *testing.T) {
 	t.Run("endless line", func(t *testing.T) {
 		inWorld(t, nil, func(w *world) {
 			c := w.client()
-			c.send("a " + strings.Repeat("x", 9000))
+			c.send("a " + strings.Repeat("x", 13000))
 			c.expect("* BYE")
 			c.end()
 		})

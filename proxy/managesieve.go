@@ -63,6 +63,8 @@ func sieveRefusal(f *front, o outcome) string {
 		return "NO (TRYLATER) \"The mailbox is being moved, please try again\"\r\n"
 	case outcomeTooMany:
 		return "NO (TRYLATER) \"Too many sessions of this user\"\r\n"
+	case outcomePassword:
+		return "NO \"This mailbox needs a login with a password\"\r\n"
 	case outcomeNoService:
 		return "NO (TRYLATER) \"ManageSieve is not available for this mailbox now\"\r\n"
 	}

@@ -149,7 +149,7 @@ func TestManageSieveOutcomes(t *testing.T) {
 func TestManageSieveBounds(t *testing.T) {
 	inSieve(t, nil, func(w *world) {
 		c := w.sieveClient()
-		c.sendLine("NOOP \"%s\"", strings.Repeat("x", 9000))
+		c.sendLine("NOOP \"%s\"", strings.Repeat("x", 13000))
 		c.expect(`BYE "Command line is too long"`)
 		c.end()
 		c = w.sieveClient()

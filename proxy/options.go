@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -43,8 +44,10 @@ type ConnectRequest struct {
 	// it: the store must, whatever its login mode, with the user's own name,
 	// and KindAuthentication is the answer to a wrong one. When it is not set,
 	// the user has proven who they are; Password is only for stores whose login
-	// mode is LoginUser, and empty when the session does not keep it.
+	// mode is LoginUser, and empty when the session does not keep it. Token: it
+	// is an OAuth token; CheckPassword is set then.
 	Password      backend.Secret
+	Token         bool
 	CheckPassword bool
 	Client        net.Addr // for the store's log
 	Session       string   // id of the session, for logs on both sides
@@ -120,6 +123,11 @@ type Options struct {
 	TLS            *tls.Config // nil: no TLS is offered
 	CleartextLogin CleartextLogin
 	Domain         string // name in greetings; default: Node
+	Tokens         Tokens
+	// Certify tells the user whom a client's certificate proves, for EXTERNAL;
+	// chain is what the client sent, its own first, unverified. nil: clients are
+	// not asked for certificates.
+	Certify func(chain []*x509.Certificate) (user string, err error)
 
 	LoginTimeout   time.Duration // a connection without login; 0: 60 s
 	CommandTimeout time.Duration // waiting for a command before login; 0: 30 s

@@ -62,6 +62,8 @@ func pop3Refusal(f *front, o outcome) string {
 		return "-ERR [IN-USE] The mailbox is in use\r\n"
 	case outcomeTooMany:
 		return "-ERR [SYS/TEMP] Too many sessions of this user\r\n"
+	case outcomePassword:
+		return "-ERR [SYS/PERM] This mailbox needs a login with a password\r\n"
 	case outcomeNoService:
 		return "-ERR [SYS/TEMP] POP3 is not available for this mailbox now\r\n"
 	}

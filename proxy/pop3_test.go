@@ -163,7 +163,7 @@ func TestPOP3Bounds(t *testing.T) {
 		c.expect("-ERR Too many commands")
 		c.end()
 		c = w.popClient()
-		c.sendLine("USER %s", strings.Repeat("x", 9000))
+		c.sendLine("USER %s", strings.Repeat("x", 13000))
 		c.expect("-ERR Command line is too long")
 		c.end()
 		c = w.popClient()

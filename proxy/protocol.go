@@ -58,6 +58,10 @@ type credentials struct {
 	tag      string
 	user     string
 	password backend.Secret
+	// token: password is an OAuth token, which only a store can check, shown by
+	// this mechanism. proven: a certificate has shown who it is; no password.
+	token  string
+	proven bool
 }
 
 // outcome is why a login did not happen. The list is closed: each protocol maps
@@ -71,4 +75,5 @@ const (
 	outcomeInUse                          // another session has the mailbox for itself (POP3)
 	outcomeNoService                      // the user's store does not serve the protocol
 	outcomeTooMany                        // the user has sessions enough
+	outcomePassword                       // proven, but the store wants the user's own password
 )

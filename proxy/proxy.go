@@ -88,6 +88,7 @@ func (p *Proxy) tlsFor(proto *protocol) *tls.Config {
 	c := p.o.TLS.Clone()
 	c.NextProtos = []string{proto.alpn}
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+	p.askCertificate(c)
 	return c
 }
 

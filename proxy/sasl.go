@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
+	"slices"
 	"strings"
 
 	"mailferry/backend"
@@ -16,13 +18,27 @@ import (
 type saslNext func(challenge string) ([]byte, error)
 
 // saslMechanisms are the mechanisms, each a dialogue that ends in credentials.
-var saslMechanisms = map[string]func(next saslNext) (credentials, error){
-	"PLAIN": saslPlain,
-	"LOGIN": saslLogin,
+var saslMechanisms = map[string]func(f *front, next saslNext) (credentials, error){
+	"PLAIN":         saslPlain,
+	"LOGIN":         saslLogin,
+	mechOAuthBearer: saslOAuthBearer,
+	mechXOAUTH2:     saslXOAUTH2,
+	mechExternal:    saslExternal,
 }
 
+var passwordMechanisms = []string{"PLAIN", "LOGIN"}
+
 // mechanisms are the SASL mechanisms that this connection is offered.
-func (f *front) mechanisms() []string { return []string{"PLAIN", "LOGIN"} }
+func (f *front) mechanisms() []string {
+	list := passwordMechanisms
+	if f.p.o.Tokens.Offer {
+		list = append(slices.Clip(list), mechOAuthBearer, mechXOAUTH2)
+	}
+	if f.certified() != "" {
+		list = append(slices.Clip(list), mechExternal)
+	}
+	return list
+}
 
 // sasl runs an authentication to its credentials; initial is the client's
 // initial response in base64, nil without one. When nothing is found the
@@ -31,11 +47,11 @@ func (f *front) sasl(tag, mechanism string, initial []byte) (c credentials, foun
 	if !f.mayLogin() {
 		return c, false, f.needsTLS(tag)
 	}
-	run := saslMechanisms[strings.ToUpper(mechanism)]
-	if run == nil {
+	mechanism = strings.ToUpper(mechanism)
+	if !slices.Contains(f.mechanisms(), mechanism) {
 		return c, false, f.say(tag, replyMechanism)
 	}
-	c, err = run(func(challenge string) ([]byte, error) {
+	c, err = saslMechanisms[mechanism](f, func(challenge string) ([]byte, error) {
 		l := initial
 		if initial = nil; l == nil {
 			f.c.WriteString(f.proto.challenge(challenge))
@@ -62,8 +78,11 @@ func (f *front) sasl(tag, mechanism string, initial []byte) (c credentials, foun
 // saslLine reads a response that is a line of its own.
 func (f *front) saslLine() ([]byte, error) {
 	l, err := f.c.ReadLine(line.PreLogin.Line)
-	if errors.Is(err, line.ErrLineTooLong) {
+	switch {
+	case errors.Is(err, line.ErrLineTooLong):
 		f.proto.bye(f, "Response is too long")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		f.proto.bye(f, "Disconnected for inactivity")
 	}
 	if err != nil {
 		return nil, errQuit
@@ -73,7 +92,7 @@ func (f *front) saslLine() ([]byte, error) {
 
 // saslPlain is RFC 4616. Acting for somebody else is not offered: such a name
 // is made one that nobody has.
-func saslPlain(next saslNext) (credentials, error) {
+func saslPlain(_ *front, next saslNext) (credentials, error) {
 	msg, err := next("")
 	if err != nil {
 		return credentials{}, err
@@ -90,7 +109,7 @@ func saslPlain(next saslNext) (credentials, error) {
 }
 
 // saslLogin is the LOGIN mechanism: name and password, each asked for.
-func saslLogin(next saslNext) (credentials, error) {
+func saslLogin(_ *front, next saslNext) (credentials, error) {
 	user, err := next(line.LoginChallenges[0])
 	if err != nil {
 		return credentials{}, err

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"strconv"
 	"time"
@@ -23,8 +24,10 @@ type Target struct {
 	Host  string // overrides Store.Address when not empty
 	// User is the mailbox owner's name as the store knows it.
 	User string
-	// Password is the user's own; used with backend.LoginUser only.
+	// Password is the user's own; used with backend.LoginUser only (and with
+	// LoginProxyAuth where that is the same). Token: it is an OAuth token.
 	Password backend.Secret
+	Token    bool
 	// Client and Session say whom the connection is for, where Store.Identity
 	// wants it told.
 	Client  net.Addr
@@ -114,5 +117,29 @@ func (t *Target) tlsConfig() *tls.Config {
 // unavailable wraps what went wrong between us and the store.
 func (t *Target) unavailable(p backend.Protocol, step string, err error) error {
 	return backend.Errorf(backend.KindUnavailable, "The mail store cannot be reached.",
-		"%s of store %s at %s: %s: %w", p, t.Store.Name, t.host(), step, err)
+		"%s of store %s at %s: %w", p, t.Store.Name, t.host(), &StepError{step, err})
+}
+
+// StepError says at which step a connection to a store failed: dial, PROXY,
+// TLS, greeting, STARTTLS, CAPABILITY, ID, login and their like.
+type StepError struct {
+	Step string
+	Err  error
+}
+
+func (e *StepError) Error() string { return e.Step + ": " + e.Err.Error() }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// Unreached reports whether err says that no TCP connection came about, which
+// is nobody's fault but the store's.
+func Unreached(err error) bool {
+	var e *StepError
+	return errors.As(err, &e) && e.Step == "dial"
+}
+
+// BeforeLogin reports whether the store failed before it was shown credentials,
+// so that another try costs nothing.
+func BeforeLogin(err error) bool {
+	var e *StepError
+	return errors.As(err, &e) && e.Step != "login"
 }

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"strings"
 
@@ -13,16 +12,18 @@ import (
 type identity struct {
 	authzid, user string
 	secret        backend.Secret
-	sasl          bool // only SASL can say it
+	sasl          bool   // only SASL can say it
+	token         bool   // secret is an OAuth token
+	proxyAuth     string // whom to become by PROXYAUTH behind the login
 }
 
-func (t *Target) identity() (identity, error) {
+func (t *Target) identity(ctx context.Context, p backend.Protocol) (identity, error) {
 	l := t.Store.Login
-	id := identity{user: t.User, secret: t.Password}
-	switch l.Mode {
-	case backend.LoginAuthzid:
+	id := identity{user: t.User, secret: t.Password, token: t.Token}
+	switch mode := l.Mode; {
+	case mode == backend.LoginAuthzid:
 		id = identity{authzid: t.User, user: l.User, secret: l.Secret, sasl: true}
-	case backend.LoginMaster:
+	case mode == backend.LoginMaster:
 		sep := l.Separator
 		if sep == "" {
 			sep = "*"
@@ -32,12 +33,19 @@ func (t *Target) identity() (identity, error) {
 				"user name contains the master user separator %q", sep)
 		}
 		id = identity{user: t.User + sep + l.User, secret: l.Secret}
-	case backend.LoginUser, "":
+	case mode == backend.LoginProxyAuth && p == backend.IMAP:
+		id = identity{user: l.User, secret: l.Secret, proxyAuth: t.User}
+	case mode == backend.LoginOAuth:
+		if err := t.fetchToken(ctx, &id); err != nil {
+			return id, err
+		}
+	case mode == backend.LoginUser, mode == backend.LoginProxyAuth, mode == "":
 	default:
 		return id, backend.Errorf(backend.KindBug, "", "login mode %q", l.Mode)
 	}
+	id.sasl = id.sasl || id.token
 	// Controls have no business in names and would end a line or a field.
-	if t.User == "" || control(id.authzid) || control(id.user) || control(id.secret.Reveal()) {
+	if t.User == "" || control(t.User) || control(id.authzid) || control(id.user) || control(id.secret.Reveal()) {
 		return id, backend.NewError(backend.KindAuthentication, "This name or password cannot be used.")
 	}
 	return id, nil
@@ -47,41 +55,61 @@ func control(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f })
 }
 
-// authenticate logs in: SASL PLAIN where the store offers it, LOGIN otherwise.
-func (c *IMAPConn) authenticate(context.Context) error {
-	id, err := c.target.identity()
+// authenticate logs in: by SASL where the store offers the mechanism, by LOGIN
+// otherwise.
+func (c *IMAPConn) authenticate(ctx context.Context) error {
+	id, err := c.target.identity(ctx, backend.IMAP)
 	if err != nil {
 		return err
 	}
 	c.announced = false // capabilities change with login
 	c.link.setTimeout(loginFactor * c.target.timeout())
 	defer c.link.setTimeout(c.target.timeout())
+	mechanism, offered := id.mechanism(func(m string) bool { return c.Has("AUTH=" + m) })
 	var r response
 	switch {
-	case c.Has("AUTH=PLAIN"):
-		r, err = c.plain(id)
+	case offered:
+		r, err = c.sasl(id, mechanism)
 	case id.sasl:
-		return fmt.Errorf("the store does not offer AUTH=PLAIN, which a delegated login needs")
+		return noMechanism(mechanism)
 	case c.Has("LOGINDISABLED"):
 		return fmt.Errorf("the store refuses LOGIN on this connection")
 	default:
 		r, err = c.loginCommand(id)
 	}
+	if err == nil && r.name == "OK" && id.proxyAuth != "" {
+		r, err = c.proxyAuth(id.proxyAuth)
+	}
 	if err != nil {
 		return err
 	}
 	if r.name == "OK" {
-		return nil
+		return nil // a referral may come with it: the mailbox is served here all the same (RFC 2221, 4.1)
 	}
-	return c.loginRefused(r)
+	r.text = id.masked(r.text)
+	err = c.loginRefused(r)
+	c.target.tokenRefused(id, err)
+	return err
 }
 
-// plain is AUTHENTICATE PLAIN (RFC 4616), in one round trip where SASL-IR
-// (RFC 4959) is offered.
-func (c *IMAPConn) plain(id identity) (response, error) {
-	msg := base64.StdEncoding.EncodeToString([]byte(id.authzid + "\x00" + id.user + "\x00" + id.secret.Reveal()))
+// proxyAuth becomes another user (Netscape's and Sun's command).
+func (c *IMAPConn) proxyAuth(user string) (response, error) {
+	c.announced = false
+	if quotable(user) {
+		return c.command("PROXYAUTH " + quote(user))
+	}
+	tag := c.nextTag()
+	if err := c.send(fmt.Sprintf("%s PROXYAUTH {%d}\r\n", tag, len(user))); err != nil {
+		return response{}, err
+	}
+	return c.await(tag, func() error { return c.send(user + "\r\n") })
+}
+
+// sasl is AUTHENTICATE, in one round trip where SASL-IR (RFC 4959) is offered.
+func (c *IMAPConn) sasl(id identity, mechanism string) (response, error) {
+	msg, afterwards := id.message(mechanism)
 	tag, sent := c.nextTag(), false
-	line := tag + " AUTHENTICATE PLAIN"
+	line := tag + " AUTHENTICATE " + mechanism
 	if c.Has("SASL-IR") {
 		line, sent = line+" "+msg, true
 	}
@@ -89,8 +117,8 @@ func (c *IMAPConn) plain(id identity) (response, error) {
 		return response{}, err
 	}
 	return c.await(tag, func() error {
-		if sent { // a second challenge: PLAIN has none, so it is cancelled
-			return c.send("*\r\n")
+		if sent {
+			return c.send(afterwards + "\r\n")
 		}
 		sent = true
 		return c.send(msg + "\r\n")
@@ -140,6 +168,9 @@ func (c *IMAPConn) loginRefused(r response) error {
 	err := fmt.Errorf("login of %q at store %s: %s [%s] %s", c.target.User, c.target.Store.Name, r.name, r.code, r.text)
 	if r.name == "BAD" {
 		return c.target.unavailable(backend.IMAP, "login", err)
+	}
+	if host := referralHost(r.code + " " + r.arg); host != "" {
+		return &Referral{Host: host, err: c.target.unavailable(backend.IMAP, "login", err)}
 	}
 	return refused(r, err)
 }

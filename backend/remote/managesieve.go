@@ -13,7 +13,7 @@ import (
 
 // DialManageSieve connects, protects the connection as the store's TLS mode
 // says (RFC 5804 knows STARTTLS only: implicit TLS is for stores that offer it
-// all the same), and logs in as its login mode says, by SASL PLAIN. Errors are
+// all the same), and logs in as its login mode says, by SASL. Errors are
 // those of DialIMAP.
 func DialManageSieve(ctx context.Context, t Target) (*TextConn, error) {
 	return dialText(ctx, t, backend.ManageSieve, func(c *TextConn) []step {
@@ -22,7 +22,7 @@ func DialManageSieve(ctx context.Context, t Target) (*TextConn, error) {
 }
 
 // sieveReply is the end of a reply: OK, NO or BYE with its code.
-type sieveReply struct{ status, code, text string }
+type sieveReply struct{ status, code, arg, text string }
 
 func (r *sieveReply) Error() string { return fmt.Sprintf("%s (%s) %s", r.status, r.code, r.text) }
 
@@ -33,20 +33,29 @@ func (c *TextConn) sieveAnswer() (lines []string, end sieveReply, err error) {
 		if err != nil {
 			return nil, end, err
 		}
-		word, rest, _ := strings.Cut(l, " ")
-		switch w := strings.ToUpper(word); w {
-		case "OK", "NO", "BYE":
-			end = sieveReply{status: w, text: rest}
-			if strings.HasPrefix(rest, "(") {
-				code, text, _ := strings.Cut(rest[1:], ")")
-				code, _, _ = strings.Cut(code, " ")
-				end.code, end.text = strings.ToUpper(code), strings.TrimSpace(text)
-			}
+		if end, ok := sieveEnd(l); ok {
 			return lines, end, nil
 		}
 		lines = append(lines, l)
 	}
 	return nil, end, fmt.Errorf("a reply of more than %d lines", maxLines)
+}
+
+// sieveEnd reads the line that ends a reply; ok is false for any other.
+func sieveEnd(l string) (end sieveReply, ok bool) {
+	word, rest, _ := strings.Cut(l, " ")
+	switch w := strings.ToUpper(word); w {
+	case "OK", "NO", "BYE":
+		end = sieveReply{status: w, text: rest}
+	default:
+		return end, false
+	}
+	if strings.HasPrefix(end.text, "(") {
+		code, text, _ := strings.Cut(end.text[1:], ")")
+		code, end.arg, _ = strings.Cut(code, " ")
+		end.code, end.text = strings.ToUpper(code), strings.TrimSpace(text)
+	}
+	return end, true
 }
 
 // sieveLine reads a line with its literals as quoted strings.
@@ -84,7 +93,7 @@ func (c *TextConn) sieveGreeting(context.Context) error {
 	case err != nil:
 		return err
 	case end.status == "BYE":
-		return c.loginRefused("TRYLATER", end.Error())
+		return c.loginRefused("TRYLATER", "", end.Error())
 	case end.status != "OK":
 		return &end
 	}
@@ -129,26 +138,25 @@ func (c *TextConn) sieveTLS(ctx context.Context) error {
 	return c.sieveGreeting(ctx)
 }
 
-// sieveLogin is AUTHENTICATE PLAIN with an initial response, as a literal when
-// it is too long for a quoted string.
-func (c *TextConn) sieveLogin(context.Context) error {
-	id, err := c.target.identity()
+// sieveLogin is AUTHENTICATE with an initial response, as a literal when it is
+// too long for a quoted string.
+func (c *TextConn) sieveLogin(ctx context.Context) error {
+	id, err := c.target.identity(ctx, backend.ManageSieve)
 	if err != nil {
 		return err
 	}
-	if sasl, _ := c.capability("SASL"); !slices.Contains(strings.Fields(strings.ToUpper(sasl)), "PLAIN") {
-		return fmt.Errorf("the store does not offer SASL PLAIN")
+	sasl, _ := c.capability("SASL")
+	announced := strings.Fields(strings.ToUpper(sasl))
+	mechanism, offered := id.mechanism(func(m string) bool { return slices.Contains(announced, m) })
+	if !offered {
+		return noMechanism(mechanism)
 	}
 	defer c.patience()()
-	msg := id.plain()
-	arg := `"` + msg + `"`
-	if len(msg) > 1000 {
-		arg = fmt.Sprintf("{%d+}\r\n%s", len(msg), msg)
-	}
-	if err := c.send(`AUTHENTICATE "PLAIN" ` + arg); err != nil {
+	msg, afterwards := id.message(mechanism)
+	if err := c.send(`AUTHENTICATE "` + mechanism + `" ` + sieveArg(msg)); err != nil {
 		return err
 	}
-	_, end, err := c.sieveAnswer()
+	end, err := c.sieveOutcome(afterwards)
 	switch {
 	case err != nil:
 		return err
@@ -157,7 +165,35 @@ func (c *TextConn) sieveLogin(context.Context) error {
 	case end.status == "BYE" && end.code == "":
 		return &end
 	}
-	return c.loginRefused(end.code, end.Error())
+	end.text = id.masked(end.text)
+	err = c.loginRefused(end.code, end.arg, end.Error())
+	c.target.tokenRefused(id, err)
+	return err
+}
+
+// sieveOutcome reads how an AUTHENTICATE ends; a challenge, which is a string
+// of its own, is answered once.
+func (c *TextConn) sieveOutcome(answer string) (end sieveReply, err error) {
+	for range 2 {
+		l, err := c.sieveLine()
+		if err != nil {
+			return end, err
+		}
+		if end, ok := sieveEnd(l); ok {
+			return end, nil
+		}
+		if err := c.send(sieveArg(answer)); err != nil {
+			return end, err
+		}
+	}
+	return end, fmt.Errorf("a challenge too many")
+}
+
+func sieveArg(s string) string {
+	if len(s) > 1000 {
+		return fmt.Sprintf("{%d+}\r\n%s", len(s), s)
+	}
+	return `"` + s + `"`
 }
 
 // sieveTrim keeps of the capabilities those that matter after login.

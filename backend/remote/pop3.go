@@ -56,7 +56,15 @@ func (e *popError) code() string {
 		return ""
 	}
 	code, _, _ := strings.Cut(e.text[1:], "]")
+	code, _, _ = strings.Cut(code, " ")
 	return strings.ToUpper(code)
+}
+
+// arg is what follows the response code within the brackets.
+func (e *popError) arg() string {
+	code, _, _ := strings.Cut(strings.TrimPrefix(e.text, "["), "]")
+	_, arg, _ := strings.Cut(code, " ")
+	return arg
 }
 
 var errChallenge = fmt.Errorf("a challenge")
@@ -100,46 +108,53 @@ func (c *TextConn) popTLS(ctx context.Context) error {
 }
 
 func (c *TextConn) popLogin(ctx context.Context) error {
-	id, err := c.target.identity()
+	id, err := c.target.identity(ctx, backend.POP3)
 	if err != nil {
 		return err
 	}
 	defer c.patience()()
 	if id.sasl || strings.Contains(id.user, " ") { // PASS takes anything, USER one word
-		err = c.popPlain(ctx, id)
+		err = c.popSASL(ctx, id)
 	} else {
 		err = c.popUser(id)
 	}
 	if refused, ok := err.(*popError); ok {
-		return c.loginRefused(refused.code(), refused.Error())
+		err = c.loginRefused(refused.code(), refused.arg(), id.masked(refused.Error()))
+		c.target.tokenRefused(id, err)
 	}
 	return err
 }
 
-// popPlain is AUTH PLAIN, in one round trip where the line is short enough
-// (RFC 5034).
-func (c *TextConn) popPlain(ctx context.Context, id identity) error {
+// popSASL is AUTH, in one round trip where the line is short enough (RFC 5034).
+func (c *TextConn) popSASL(ctx context.Context, id identity) error {
 	if err := c.popCapabilities(ctx); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(c.caps, func(l string) bool {
-		f := strings.Fields(l)
-		return len(f) > 1 && f[0] == "SASL" && slices.Contains(f[1:], "PLAIN")
-	}) {
-		return fmt.Errorf("the store does not offer SASL PLAIN, which this login needs")
+	mechanism, offered := id.mechanism(func(m string) bool {
+		return slices.ContainsFunc(c.caps, func(l string) bool {
+			f := strings.Fields(l)
+			return len(f) > 1 && f[0] == "SASL" && slices.Contains(f[1:], m)
+		})
+	})
+	if !offered {
+		return noMechanism(mechanism)
 	}
-	msg := id.plain()
-	if first := "AUTH PLAIN " + msg; len(first)+2 <= maxCommand {
-		_, err := c.popCommand(first)
-		return err
+	msg, afterwards := id.message(mechanism)
+	var err error
+	if first := "AUTH " + mechanism + " " + msg; len(first)+2 <= maxCommand {
+		_, err = c.popCommand(first)
+	} else {
+		switch _, err := c.popCommand("AUTH " + mechanism); {
+		case err == nil:
+			return fmt.Errorf("AUTH %s ended before the credentials were sent", mechanism)
+		case err != errChallenge:
+			return err
+		}
+		_, err = c.popCommand(msg)
 	}
-	switch _, err := c.popCommand("AUTH PLAIN"); {
-	case err == nil:
-		return fmt.Errorf("AUTH PLAIN ended before the credentials were sent")
-	case err != errChallenge:
-		return err
+	if err == errChallenge {
+		_, err = c.popCommand(afterwards)
 	}
-	_, err := c.popCommand(msg)
 	return err
 }
 

@@ -3,7 +3,6 @@ package remote
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -103,20 +102,21 @@ func (c *TextConn) patience() (restore func()) {
 	return func() { c.link.setTimeout(c.target.timeout()) }
 }
 
-// plain is the message of SASL PLAIN in base64.
-func (id identity) plain() string {
-	return base64.StdEncoding.EncodeToString([]byte(id.authzid + "\x00" + id.user + "\x00" + id.secret.Reveal()))
-}
-
 // loginRefused gives a refusal its kind by the store's code.
-func (c *TextConn) loginRefused(code, reply string) error {
+func (c *TextConn) loginRefused(code, arg, reply string) error {
 	err := fmt.Errorf("%s login of %q at store %s: %s", c.protocol, c.target.User, c.target.Store.Name, reply)
 	switch {
 	case code == "IN-USE":
 		return backend.Errorf(backend.KindConflict, "The mailbox is in use.", "%w", err)
 	case code == "SYS/TEMP", code == "SYS/PERM", code == "LOGIN-DELAY", code == "TRYLATER":
 		return backend.Errorf(backend.KindTemporary, "The mail store asks to try again later.", "%w", err)
-	case code == "REFERRAL", code == "ENCRYPT-NEEDED", code == "AUTH-TOO-WEAK", code == "TRANSITION-NEEDED":
+	case code == "REFERRAL":
+		err = c.target.unavailable(c.protocol, "login", err)
+		if host := referralHost(code + " " + arg); host != "" {
+			return &Referral{Host: host, err: err}
+		}
+		return err
+	case code == "ENCRYPT-NEEDED", code == "AUTH-TOO-WEAK", code == "TRANSITION-NEEDED":
 		return c.target.unavailable(c.protocol, "login", err)
 	}
 	return backend.Errorf(backend.KindAuthentication, "Authentication failed.", "%w", err)

@@ -50,6 +50,7 @@ type App struct {
 	listeners listeners
 	socket    net.Listener
 	certs     certificates
+	clients   clientCerts
 	engine    *cluster.Node
 	store     *store.Store // nil without the role
 	users     *users       // nil without the role

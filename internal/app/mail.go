@@ -58,6 +58,9 @@ func (a *App) buildProxy(host string) (err error) {
 		MaxRecipients: a.conf.Limits.Recipients, SpoolDir: a.path(dirSpool),
 		Logger: a.log.With("part", "proxy"), Registry: a.o.Registry,
 	}
+	if err := a.loginOptions(&o); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(o.SpoolDir, 0o700); err != nil {
 		return err
 	}

@@ -30,12 +30,27 @@ func (a *App) reload(next *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("directories: %w", err)
 	}
+	if err := a.reloadClients(&next.TLS); err != nil {
+		return joinErrors(err, dirs.close())
+	}
 	if err := a.certs.load(next.TLS.Certificates, a.path(dirTLS), a.o.Now()); err != nil {
 		return joinErrors(err, dirs.close())
 	}
 	setLevel(a.level, next.Log.Level)
 	if err := a.dirs.exchange(dirs); err != nil {
 		a.log.Warn("old directories", "error", err)
+	}
+	return nil
+}
+
+// reloadClients takes over who signs users' certificates. Whether clients are
+// asked for one at all needs a restart.
+func (a *App) reloadClients(t *config.TLS) error {
+	if a.conf.TLS.ClientCA == "" {
+		return nil
+	}
+	if err := a.clients.load(t); err != nil {
+		return fmt.Errorf("tls.client_ca: %w", err)
 	}
 	return nil
 }

@@ -48,14 +48,19 @@ func makeStores(list []config.Store) ([]*backend.Store, error) {
 		c := &list[i]
 		s := &backend.Store{Name: c.Name, Type: c.Type, Address: c.Address, TLS: c.TLS, Ports: map[backend.Protocol]int{},
 			MaxConnections: c.Connections,
-			Identity:       c.Identity,
-			Login:          backend.Login{Mode: c.Login.Mode, User: c.Login.User, Secret: c.Login.Password, Separator: c.Login.Separator}}
+			Identity:       c.Identity, TakesTokens: c.Tokens, Alternates: c.Alternates, MaxSessions: c.Sessions,
+			Login: backend.Login{Mode: c.Login.Mode, User: c.Login.User, Secret: c.Login.Password, Separator: c.Login.Separator}}
 		for protocol, port := range c.Ports {
 			s.Ports[backend.Protocol(protocol)] = port
 		}
 		var err error
 		if s.TLSConfig, err = clientTLS(c.CA, c.TLSName); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.Name, err)
+		}
+		if c.Login.Mode == backend.LoginOAuth {
+			if s.Login.Tokens, err = tokenSource(&c.Login.OAuth); err != nil {
+				return nil, fmt.Errorf("%s: %w", c.Name, err)
+			}
 		}
 		stores = append(stores, s)
 	}

@@ -21,6 +21,7 @@ type Config struct {
 	Roles       []Role        `mapstructure:"roles" doc:"What this node does: proxy (IMAP, POP3, ManageSieve and LMTP listeners), store (our own mailstore), ingress (submission), migrate (moves users)." default:"proxy,store,ingress,migrate"`
 	Listen      Listen        `mapstructure:"listen" doc:"Addresses to listen on, by protocol. A protocol that is not named keeps its default on loopback; an empty list turns it off. The flag --ports BASE moves all defaults to BASE, BASE+1 and so on, in this order."`
 	TLS         TLS           `mapstructure:"tls" doc:"Certificates, and who may log in without TLS."`
+	Tokens      Tokens        `mapstructure:"tokens" doc:"Logins with OAuth tokens (OAUTHBEARER, XOAUTH2). They are offered when a store has tokens: true, and shown to that store, which checks them."`
 	Balancers   []string      `mapstructure:"balancers" doc:"Networks (10.0.0.0/8) of load balancers before the access protocols: their connections must begin with a PROXY header, version 1 or 2, and nobody else's may."`
 	Log         Log           `mapstructure:"log" doc:"What is logged to standard error."`
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
@@ -62,6 +63,15 @@ type Listen struct {
 type TLS struct {
 	Certificates   []Certificate  `mapstructure:"certificates" doc:"Certificates to serve, chosen by the name that the client asks for; the first one serves the rest. Read again at each reload. Without any, a self-signed one is made at first start and kept in the data directory."`
 	CleartextLogin CleartextLogin `mapstructure:"cleartext_login" doc:"Who may log in without TLS: loopback, never or always." default:"loopback"`
+	ClientCA       string         `mapstructure:"client_ca" doc:"PEM file of the authorities that sign users' certificates. With one, clients may log in by SASL EXTERNAL, at stores with delegated login. Read again at each reload."`
+	ClientUser     string         `mapstructure:"client_user" doc:"Where a certificate names the user: email (the only mail address among its alternative names) or cn (the common name of its subject)." default:"email"`
+}
+
+// Tokens says what clients are told of OAuth.
+type Tokens struct {
+	Claim         string `mapstructure:"claim" doc:"The claim of a token that names the user when the client names none, such as email or preferred_username. It chooses the store, which checks the token for that user. Default: such logins are refused."`
+	Scope         string `mapstructure:"scope" doc:"The scope that clients are told to ask for when a token is refused."`
+	Configuration string `mapstructure:"configuration" doc:"URL of the issuer's OpenID configuration, told at the same time."`
 }
 
 // Certificate names the files of one certificate.
@@ -185,14 +195,29 @@ type Store struct {
 	Login       Login             `mapstructure:"login" doc:"How to log in for a user. Our own store needs none."`
 	Identity    backend.Identity  `mapstructure:"identity" doc:"How the store is told the client's address: none, native (ID in IMAP, XCLIENT in POP3 and ManageSieve, where Dovecot's login_trusted_networks names us) or proxy (a PROXY v2 header before everything)." default:"none"`
 	Connections int               `mapstructure:"connections" doc:"Most connections of a migration to this store." default:"8"`
+	Tokens      bool              `mapstructure:"tokens" doc:"The store checks OAuth tokens of users (OAUTHBEARER or XOAUTH2, whichever it offers)." default:"false"`
+	Alternates  []string          `mapstructure:"alternates" doc:"More addresses of the same store, tried in this order while the first is away; it is returned to by itself."`
+	Sessions    int               `mapstructure:"sessions" doc:"Most sessions of clients on each address of this store. A login beyond waits some seconds for a place, then it is told to come back later. 0: any number." default:"0"`
 }
 
 // Login says how to log in to a store for a user.
 type Login struct {
-	Mode      backend.LoginMode `mapstructure:"mode" doc:"user (the user's own name and password), authzid (an admin by SASL PLAIN with an authorisation identity) or master (user*master names, Dovecot)." default:"user"`
+	Mode      backend.LoginMode `mapstructure:"mode" doc:"user (the user's own name and password), authzid (an admin by SASL PLAIN with an authorisation identity), master (user*master names, Dovecot), proxyauth (the command PROXYAUTH behind an admin's login, IMAP only: Netscape, Sun, Oracle) or oauth (a token of ours under the user's name: Exchange Online, Google)." default:"user"`
 	User      string            `mapstructure:"user" doc:"The admin's name."`
 	Password  Secret            `mapstructure:"password" doc:"The admin's password."`
 	Separator string            `mapstructure:"separator" doc:"master: what stands between the names." default:"*"`
+	OAuth     OAuth             `mapstructure:"oauth" doc:"oauth: where tokens come from. One of token_url with client_id and client_secret, token_file, and service_account."`
+}
+
+// OAuth says where tokens of a store come from.
+type OAuth struct {
+	TokenURL       string   `mapstructure:"token_url" doc:"Where client credentials are exchanged for tokens (RFC 6749, 4.4), https://. Exchange Online: https://login.microsoftonline.com/TENANT/oauth2/v2.0/token."`
+	ClientID       string   `mapstructure:"client_id" doc:"Name of the application."`
+	ClientSecret   Secret   `mapstructure:"client_secret" doc:"The application's secret."`
+	Scopes         []string `mapstructure:"scopes" doc:"What is asked for. Exchange Online: https://outlook.office365.com/.default; Google: https://mail.google.com/."`
+	TokenFile      string   `mapstructure:"token_file" doc:"File with a token that another program keeps fresh; read again when it changes."`
+	ServiceAccount string   `mapstructure:"service_account" doc:"Key file (JSON) of a Google service account with domain-wide delegation: a token is made for each user."`
+	CA             string   `mapstructure:"ca" doc:"PEM file of the authorities that may have signed the certificate of token_url. Default: those of the system."`
 }
 
 // MoveGroup names stores between which users may move.

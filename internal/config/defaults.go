@@ -44,11 +44,13 @@ func besideFile(c *Config, r *report) {
 		paths = append(paths, &c.Directories[i].Path, &c.Directories[i].CA)
 	}
 	for i := range c.Stores {
-		paths = append(paths, &c.Stores[i].CA)
+		o := &c.Stores[i].Login.OAuth
+		paths = append(paths, &c.Stores[i].CA, &o.CA, &o.TokenFile, &o.ServiceAccount)
 	}
 	for i := range c.TLS.Certificates {
 		paths = append(paths, &c.TLS.Certificates[i].Cert, &c.TLS.Certificates[i].Key)
 	}
+	paths = append(paths, &c.TLS.ClientCA)
 	for _, p := range paths {
 		if *p != "" {
 			*p = r.beside(*p)

@@ -35,8 +35,9 @@ var (
 	directoryTypes = []string{DirectoryLocal, DirectoryLDAP, DirectoryAD, DirectoryFile, DirectoryRegex, DirectoryHTTP}
 	storeTypes     = []backend.StoreType{backend.StoreLocal, backend.StoreCyrus, backend.StoreDovecot, backend.StoreCourier,
 		backend.StoreAxigen, backend.StoreExchange, backend.StoreGmail, backend.StoreGeneric}
-	tlsModes      = []backend.TLSMode{backend.TLSStartTLS, backend.TLSImplicit, backend.TLSNone}
-	loginModes    = []backend.LoginMode{backend.LoginUser, backend.LoginAuthzid, backend.LoginMaster}
+	tlsModes   = []backend.TLSMode{backend.TLSStartTLS, backend.TLSImplicit, backend.TLSNone}
+	loginModes = []backend.LoginMode{backend.LoginUser, backend.LoginAuthzid, backend.LoginMaster,
+		backend.LoginProxyAuth, backend.LoginOAuth}
 	cleartextWays = []CleartextLogin{CleartextLoopback, CleartextNever, CleartextAlways}
 	protocols     = []string{"imap", "pop3", "managesieve", "lmtp"}
 	notServed     = []string{"smtp", "cluster"}
@@ -54,6 +55,7 @@ func validate(c *Config, r *report) {
 	}
 	checkListen(c, r)
 	oneOf(r, "tls.cleartext_login", c.TLS.CleartextLogin, cleartextWays)
+	checkCredentials(c, r)
 	oneOf(r, "log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
 	oneOf(r, "log.format", c.Log.Format, []string{"text", "json"})
 	checkNumbers(c, r)
@@ -161,9 +163,8 @@ func checkStore(c *Config, i int, r *report) {
 		checkLocalStore(c, i, r)
 		return
 	}
-	if s.Login.Mode != backend.LoginUser && (s.Login.User == "" || s.Login.Password == "") {
-		r.add(key+".login", "mode %s needs user and password", s.Login.Mode)
-	}
+	checkLogin(&s.Login, key+".login", r)
+	checkAlternates(s, key, r)
 	if s.Connections < 1 {
 		r.add(key+".connections", "must be above zero")
 	}
@@ -173,6 +174,12 @@ func checkLocalStore(c *Config, i int, r *report) {
 	s, key := &c.Stores[i], fmt.Sprintf("stores[%d]", i)
 	if s.Address != "" || len(s.Ports) > 0 {
 		r.add(key, "a store of type local has neither address nor ports")
+	}
+	if s.Tokens {
+		r.add(key+".tokens", "our own store cannot check tokens")
+	}
+	if len(s.Alternates) > 0 || s.Sessions != 0 {
+		r.add(key, "a store of type local has neither alternates nor a bound of sessions")
 	}
 	if !c.HasRole(RoleStore) {
 		r.add(key, "a store of type local needs the role store on this node")

@@ -20,11 +20,12 @@ type Limits struct {
 	Nesting int
 }
 
-// PreLogin is for peers that have not logged in; Session for those that have.
+// PreLogin is for peers that have not logged in, whose line may be an OAuth
+// token in base64; Session for those that have.
 // The line of Session is Dovecot's imap_max_line_length: real clients send
 // sets of that length.
 var (
-	PreLogin = Limits{Line: 8 << 10, Literal: 8 << 10, Command: 16 << 10, Nesting: 4}
+	PreLogin = Limits{Line: 12 << 10, Literal: 8 << 10, Command: 16 << 10, Nesting: 4}
 	Session  = Limits{Line: 64 << 10, Literal: 64 << 10, Command: 256 << 10, Nesting: 32}
 )
 
