@@ -20,6 +20,7 @@ type RereadMessage struct {
 	UID    imap.UID
 	Size   int64
 	Digest [32]byte // SHA-256 of the octets read now
+	SHA1   [20]byte // of the same octets: what Cyrus can tell of its messages
 	// Filed is the digest that was made when the octets came in.
 	Filed     [32]byte
 	FiledSize int64

@@ -40,6 +40,7 @@ type account struct {
 	streamed  uint64 // messages that were read, their size compared
 	rereads   uint64 // bodies read again from the disk of the new store
 	probed    bool   // the source is known to be steady, or not to be
+	proved    uint64 // messages asked of the old store again, and equal
 }
 
 // box is what the target has of one mailbox.
@@ -57,6 +58,7 @@ type box struct {
 	ledger      *ledger  // nil: not known, or the mailbox has no modseqs
 	sealed      bool     // with these counters, and not reopened since
 	reread      imap.UID // up to here bodies were read again
+	proved      imap.UID // up to here the old store was asked again
 	skipped     map[imap.UID]string
 	notes       map[string]Exception
 	compared    bool // equal on both sides at the last compare

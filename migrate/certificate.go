@@ -26,12 +26,17 @@ type Certificate struct {
 	Streamed  uint64            `json:"streamed"` // that were read and hashed in this process
 	// Reread counts the messages whose bodies were read again from the new
 	// store's disk, in this process, with the hash they came in with.
-	Reread    uint64               `json:"reread"`
+	Reread uint64 `json:"reread"`
+	// Proved counts the messages that the old store was asked for a second time
+	// and that were then equal on the new store's disk.
+	Proved    uint64               `json:"proved"`
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
 	Pause     *Pause               `json:"pause,omitempty"`
 	// Flipped is when the placement that names the new store became durable.
 	Flipped *time.Time `json:"flipped,omitempty"`
+	// Signature is the engine's over everything else; see Signer.
+	Signature *Signature `json:"signature,omitempty"`
 }
 
 // MailboxCertificate is a mailbox as both sides have it.
@@ -83,7 +88,8 @@ func pauseOf(hold time.Duration, attempts int, reports []backend.Resumption) *Pa
 
 // certify describes the account as it is now.
 func (a *account) certify(level string) *Certificate {
-	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed, Reread: a.rereads}
+	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed, Reread: a.rereads,
+		Proved: a.proved}
 	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
 	for _, name := range a.names() {
 		b := a.boxes[name]

@@ -118,7 +118,7 @@ func (d *driver) certifyPlan(pl *plan) {
 		c.Grade = "exceptions"
 	}
 	d.acct.progress.Messages.Store(int64(c.Messages))
-	if err := d.b.journal.certificate(c); err != nil {
+	if err := d.e.certificate(d.b, c); err != nil {
 		d.log.Error("certificate not written", "error", err)
 	}
 }

@@ -188,19 +188,32 @@ func (e *Engine) Failed(id BatchID) ([]string, error) {
 
 // Certificate is the latest of a user, over all batches. KindNotFound.
 func (e *Engine) Certificate(user string) (*Certificate, error) {
-	ids, err := batches(e.opt.Dir)
+	c, _, err := e.latestCertificate(user)
+	return c, err
+}
+
+// CertificateText is the same as it was written and signed, JSON.
+func (e *Engine) CertificateText(user string) ([]byte, error) {
+	_, dir, err := e.latestCertificate(user)
 	if err != nil {
 		return nil, err
 	}
-	var latest *Certificate
+	return os.ReadFile(filepath.Join(dir, certificateName(user)))
+}
+
+func (e *Engine) latestCertificate(user string) (latest *Certificate, in string, err error) {
+	ids, err := batches(e.opt.Dir)
+	if err != nil {
+		return nil, "", err
+	}
 	for _, id := range ids {
 		c, err := readCertificate(e.dir(id), user)
 		if err == nil && (latest == nil || c.Written.After(latest.Written)) {
-			latest = c
+			latest, in = c, e.dir(id)
 		}
 	}
 	if latest == nil {
-		return nil, backend.Errorf(backend.KindNotFound, "There is no certificate of this user.", "user %q", user)
+		return nil, "", backend.Errorf(backend.KindNotFound, "There is no certificate of this user.", "user %q", user)
 	}
-	return latest, nil
+	return latest, in, nil
 }

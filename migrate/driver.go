@@ -234,7 +234,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	// no shorter, half a hold has to do.
 	ev.Fast = took < d.e.timing.ReadyDelta || d.passes > patientPasses && took < d.e.timing.Hold/2
 	if err == nil && d.b.spec.CopyOnly {
-		if err := d.acct.reread(ctx, d.b.spec.reread()); err != nil {
+		if err := d.secondLook(ctx); err != nil {
 			return d.outcome(EvSynced, err)
 		}
 		d.certify("copied")

@@ -19,6 +19,7 @@ type Engine struct {
 	timing Timing
 	log    *slog.Logger
 	slots  chan struct{} // one per user on hold
+	signer *Signer
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -34,7 +35,8 @@ type Engine struct {
 	closed  bool               // guarded by mu
 }
 
-// New makes an engine; it touches nothing before Start or Resume.
+// New makes an engine; before Start or Resume it touches nothing but the key
+// that signs certificates, which the first one makes.
 func New(o Options) (*Engine, error) {
 	if o.Dir == "" || o.Importer == nil || o.Placements == nil || o.Lookup == nil {
 		return nil, errors.New("migrate: Dir, Importer, Placements and Lookup are needed")
@@ -47,6 +49,10 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{opt: o, timing: o.Timing.withDefaults(), log: o.Logger, slots: make(chan struct{}, o.Holds),
 		batches: make(map[BatchID]*batch), calm: make(chan struct{}), resumed: make(chan struct{})}
+	var err error
+	if e.signer, err = OpenSigner(o.Dir); err != nil {
+		return nil, fmt.Errorf("key of the certificates: %w", err)
+	}
 	close(e.calm)
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	return e, nil

@@ -279,7 +279,7 @@ func (a *account) openBox(ctx context.Context, c *remote.Client, b *box, sel *re
 		return fmt.Errorf("open: %w", err)
 	}
 	if b.validity != sel.UIDValidity {
-		b.reread = 0
+		b.reread, b.proved = 0, 0
 	}
 	b.imp, b.validity = imp, sel.UIDValidity
 	return nil

@@ -81,7 +81,7 @@ func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (l
 	for i, p := range group {
 		m := &member{b: &box{planned: p}, l: newListing(&a.flags)}
 		if old := a.boxes[p.name]; old != nil {
-			m.b.validity, m.b.firstRecent, m.b.notes, m.b.reread = old.validity, old.firstRecent, old.notes, old.reread
+			m.b.validity, m.b.firstRecent, m.b.notes, m.b.reread, m.b.proved = old.validity, old.firstRecent, old.notes, old.reread, old.proved
 		}
 		m.list = &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, Meta: m.l.add}
 		members[i], lists[i] = m, m.list

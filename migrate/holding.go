@@ -21,7 +21,7 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 				return Event{}, err
 			}
 		}
-		if err := d.acct.reread(ctx, d.b.spec.reread()); err != nil {
+		if err := d.secondLook(ctx); err != nil {
 			return d.outcome(EvSynced, err)
 		}
 		if err := d.e.acquire(ctx); err != nil {
@@ -274,7 +274,7 @@ func (d *driver) certify(level string) {
 	if !d.flipped.IsZero() {
 		c.Flipped = &d.flipped
 	}
-	if err := d.b.journal.certificate(c); err != nil {
+	if err := d.e.certificate(d.b, c); err != nil {
 		d.log.Error("certificate not written", "error", err)
 	}
 }

@@ -39,8 +39,8 @@ func storeAt(t testing.TB, typ backend.StoreType, addr string, login backend.Log
 		TLS: backend.TLSNone, Login: login}
 }
 
-// realSources runs test against every kind of real store.
-func realSources(t *testing.T, test func(t *testing.T, s *source)) {
+// realSources runs test against every kind of real store, or those named.
+func realSources(t *testing.T, test func(t *testing.T, s *source), only ...string) {
 	dovecot := func(o mailtest.DovecotOptions) func(t *testing.T) *source {
 		return func(t *testing.T) *source {
 			d := mailtest.StartDovecot(t, o)
@@ -67,7 +67,9 @@ func realSources(t *testing.T, test func(t *testing.T, s *source)) {
 		{"cyrus", cyrus(mailtest.CyrusOptions{})},
 		{"cyrus-alt", cyrus(mailtest.CyrusOptions{UnixHierarchySep: true, AltNamespace: true})},
 	} {
-		t.Run(k.name, func(t *testing.T) { test(t, k.start(t)) })
+		if len(only) == 0 || slices.Contains(only, k.name) {
+			t.Run(k.name, func(t *testing.T) { test(t, k.start(t)) })
+		}
 	}
 }
 

@@ -29,6 +29,10 @@ type BatchSpec struct {
 	// Reread is the share of messages, in percent, whose bodies are read again
 	// from the new store's disk before the hold; default 10, negative: none.
 	Reread int `json:"reread,omitempty"`
+	// Prove is the share of messages, in percent, that the old store is asked
+	// for a second time before the hold; default 10 where it tells digests
+	// (Cyrus), else none; negative: none.
+	Prove int `json:"prove,omitempty"`
 	// Attempts is how often a check or a pass may fail in a row; default 8.
 	Attempts int `json:"attempts,omitempty"`
 	// OnChange is called when a user's state changes, from the user's worker.
@@ -37,6 +41,13 @@ type BatchSpec struct {
 }
 
 func (s *BatchSpec) reread() int { return cmp.Or(s.Reread, defaultReread) }
+
+func (s *BatchSpec) prove(from *backend.Store) int {
+	if s.Prove == 0 && from != nil && from.Type == backend.StoreCyrus {
+		return defaultReread
+	}
+	return s.Prove
+}
 
 func (s *BatchSpec) until() State {
 	switch {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha1"
 	"crypto/sha256"
 	"fmt"
 	"hash"
@@ -28,7 +29,7 @@ func (m *mailboxImport) Reread(ctx context.Context, pick func(imap.UID) bool) it
 			return
 		}
 		defer s.Close()
-		h, buf := sha256.New(), make([]byte, 64<<10)
+		h, buf := &rereadHash{sha256.New(), sha1.New()}, make([]byte, 64<<10)
 		for msg, err := range s.Messages(allUIDs()) {
 			if err == nil {
 				err = ctx.Err()
@@ -47,18 +48,28 @@ func (m *mailboxImport) Reread(ctx context.Context, pick func(imap.UID) bool) it
 	}
 }
 
+// rereadHash makes both digests of a RereadMessage.
+type rereadHash struct{ full, short hash.Hash }
+
+func (h *rereadHash) Write(p []byte) (int, error) {
+	h.short.Write(p)
+	return h.full.Write(p)
+}
+
 // reread hashes one body as it lies on disk.
-func (m *mailboxImport) reread(msg *Message, to *backend.RereadMessage, h hash.Hash, buf []byte) error {
+func (m *mailboxImport) reread(msg *Message, to *backend.RereadMessage, h *rereadHash, buf []byte) error {
 	r, err := m.shard.OpenBody(msg.Body)
 	if err != nil {
 		return fmt.Errorf("body of UID %d: %w", msg.UID, engineError(err))
 	}
 	defer r.Close()
-	h.Reset()
+	h.full.Reset()
+	h.short.Reset()
 	to.Size, err = io.CopyBuffer(h, struct{ io.Reader }{r}, buf)
 	if err != nil {
 		return fmt.Errorf("body of UID %d: %w", msg.UID, engineError(err))
 	}
-	h.Sum(to.Digest[:0])
+	h.full.Sum(to.Digest[:0])
+	h.short.Sum(to.SHA1[:0])
 	return nil
 }
