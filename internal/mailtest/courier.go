@@ -53,11 +53,8 @@ func StartCourier(t testing.TB, o CourierOptions) *Courier {
 		}
 	}
 	c.writeConfig(t, dir, o)
-	// Where Courier looks for its settings and its authentication socket is
-	// fixed, hence a mount namespace.
-	const enter = `mount --bind "$1/etc" "$2/etc/courier" && mount --bind "$1/run" "$2/run/courier" && exec chroot "$2" /bin/sh /etc/courier/start`
 	c.d = &daemon{name: "courier", dir: dir, addr: []string{c.IMAP, c.IMAPS, c.POP3, c.POP3S},
-		argv: []string{"unshare", "--mount", "/bin/sh", "-c", enter, "courier", dir, CourierRoot()}}
+		argv: []string{"/bin/sh", "-c", courierEnter, "courier", dir, CourierRoot()}}
 	c.d.run(t)
 	return c
 }
@@ -91,11 +88,20 @@ func (c *Courier) writeConfig(t testing.TB, dir string, o CourierOptions) {
 	}
 }
 
+// Where Courier looks for its settings and its authentication socket is fixed,
+// hence a mount namespace. Its servers and their sessions leave our process
+// group, hence a process namespace: they end with its first process, which
+// gets the signal that unshare does not hear.
+const courierEnter = `unshare --mount --pid --fork --kill-child /bin/sh -c 'mount --bind "$1/etc" "$2/etc/courier" &&
+	mount --bind "$1/run" "$2/run/courier" && exec chroot "$2" /bin/sh /etc/courier/start' courier "$@" &
+trap 'trap "" TERM; kill 0' TERM
+while kill -0 $!; do wait $!; done 2>/dev/null`
+
 // The start runs all servers and ends them, and their sessions, with itself.
-// The file monitor that Courier's locks ask (gam_server, one per instance by
-// GAM_CLIENT_ID) leaves by itself half a minute after its last session.
+// Courier's locks ask a file monitor, gam_server, which is one per instance by
+// GAM_CLIENT_ID.
 const courierStart = `set -a
-trap 'trap "" TERM; kill 0; wait; exit 0' TERM
+trap 'trap "" TERM; kill -TERM -1; wait; exit 0' TERM
 cd /etc/courier
 . ./authdaemonrc
 rm -f /run/courier/authdaemon/*
@@ -114,7 +120,7 @@ POP3_STARTTLS=YES
 TLS_CERTFILE=/etc/courier/cert.pem
 TLS_CACHEFILE=
 TLS_TRUSTCERTS=
-GAM_CLIENT_ID=$$-{imap}
+GAM_CLIENT_ID={imap}
 {extra}
 tcpd() { /usr/sbin/couriertcpd -address=127.0.0.1 -maxprocs=2000 -maxperip=2000 -nodnslookup -noidentlookup "$@" & }
 lib=/usr/lib/courier/courier
