@@ -226,7 +226,7 @@ func (cp *copier) Message(m *remote.Meta) error {
 		return nil
 	}
 	e := &cp.l.entries[i]
-	msg := backend.ImportMessage{UID: e.uid, ModSeq: e.modseq, InternalDate: e.internalDate(), Flags: e.flags.flags, Body: body}
+	msg := backend.ImportMessage{UID: e.uid, ModSeq: e.modseq, InternalDate: cp.l.internalDate(e), Flags: cp.l.flags(e), Body: body}
 	if msg.InternalDate.IsZero() {
 		cp.guessDate(&msg)
 	}

@@ -296,7 +296,7 @@ type difference struct {
 
 // diff merges two ascending streams of UIDs.
 func diff(ctx context.Context, l *listing, imp backend.MailboxImport) (*difference, error) {
-	d := &difference{missing: &listing{lists: l.lists, mapper: l.mapper}}
+	d := &difference{missing: &listing{shared: l.shared, mapper: l.mapper}}
 	i := 0
 	for m, err := range imp.Messages(ctx) {
 		if err != nil {
@@ -312,8 +312,8 @@ func diff(ctx context.Context, l *listing, imp backend.MailboxImport) (*differen
 			d.removed++
 			continue
 		}
-		if e := &l.entries[i]; e.modseq > m.ModSeq || !sameFlags(e.flags.flags, m.Flags) {
-			d.flags = append(d.flags, backend.ImportFlags{UID: m.UID, ModSeq: e.modseq, Flags: e.flags.flags})
+		if e := &l.entries[i]; e.modseq > m.ModSeq || !sameFlags(l.flags(e), m.Flags) {
+			d.flags = append(d.flags, backend.ImportFlags{UID: m.UID, ModSeq: e.modseq, Flags: l.flags(e)})
 		}
 		i++
 	}

@@ -30,16 +30,14 @@ type ledgerEntry struct {
 
 func newLedger(l *listing) *ledger {
 	g := &ledger{entries: make([]ledgerEntry, len(l.entries)), index: make(map[string]uint32)}
-	known := make(map[*flagList]uint32)
+	known := make([]uint32, len(l.lists))
+	for i, flags := range l.lists {
+		known[i] = g.list(flags)
+	}
 	for i := range l.entries {
 		e := &l.entries[i]
-		n, ok := known[e.flags]
-		if !ok {
-			n = g.list(e.flags.flags)
-			known[e.flags] = n
-		}
-		g.entries[i] = ledgerEntry{e.uid, n}
-		backend.AddSum(&g.sum, backend.SumMessage(e.uid, e.flags.flags))
+		g.entries[i] = ledgerEntry{e.uid, known[e.list()]}
+		backend.AddSum(&g.sum, backend.SumMessage(e.uid, l.flags(e)))
 	}
 	return g
 }
@@ -109,7 +107,7 @@ func (g *ledger) apply(ch *changes) {
 	}
 	for i := range ch.fresh.entries {
 		e := &ch.fresh.entries[i]
-		g.set(e.uid, e.flags.flags, true)
+		g.set(e.uid, ch.fresh.flags(e), true)
 	}
 	g.remove(ch.vanished)
 	for uid := range ch.fresh.dropped {

@@ -12,40 +12,81 @@ import (
 	"mailferry/backend/remote"
 )
 
-// entry is one message of a listing: 40 octets, so that a mailbox of a million
-// messages stays in bounds.
+// entry is one message of a listing: 24 octets without a pointer, so that a
+// mailbox of a million messages stays in bounds and costs no garbage collection.
 type entry struct {
 	modseq uint64
-	date   int64 // Unix seconds; noDate without one
-	flags  *flagList
 	uid    imap.UID
 	size   uint32 // saturated; a claim of the store
-	zone   int16  // minutes east
+	date   uint32 // Unix seconds; noDate without one, farDate behind 2106
+	more   uint32 // zoneBits for the minutes east of Greenwich, the rest counts the flag list
 }
 
-type flagList struct{ flags []imap.Flag }
+const (
+	noDate   = 1<<32 - 1
+	farDate  = 1<<32 - 2
+	zoneBits = 11 // -1023 to 1023 minutes
+	zoneZero = 1 << (zoneBits - 1)
+	maxLists = 1 << (32 - zoneBits)
+)
 
-const noDate = -1 << 62
+func (e *entry) zone() int { return int(e.more&(1<<zoneBits-1)) - zoneZero }
 
-func (e *entry) internalDate() time.Time {
-	if e.date == noDate {
-		return time.Time{}
-	}
-	return time.Unix(e.date, 0).In(time.FixedZone("", int(e.zone)*60))
+func (e *entry) list() uint32 { return e.more >> zoneBits }
+
+// shared is what listings of one mailbox have in common: flag lists, of which
+// few differ, and what has no room in an entry.
+type shared struct {
+	lists [][]imap.Flag
+	index map[string]uint32
+	far   map[imap.UID]int64
+	key   []byte // scratch
 }
 
 // listing is a mailbox's messages in UID order.
 type listing struct {
 	entries []entry
 	octets  int64 // as the store claims
-	lists   map[string]*flagList
+	*shared
 	mapper  *flagMapper
 	dropped map[imap.UID]bool // went while they were copied
 	undated int               // messages without a possible date
 }
 
 func newListing(m *flagMapper) *listing {
-	return &listing{lists: make(map[string]*flagList), mapper: m}
+	return &listing{shared: &shared{index: make(map[string]uint32)}, mapper: m}
+}
+
+// flags of an entry of this listing; read-only.
+func (s *shared) flags(e *entry) []imap.Flag { return s.lists[e.list()] }
+
+// internalDate of an entry; zero without one.
+func (s *shared) internalDate(e *entry) time.Time {
+	at := int64(e.date)
+	switch e.date {
+	case noDate:
+		return time.Time{}
+	case farDate:
+		at = s.far[e.uid]
+	}
+	return time.Unix(at, 0).In(time.FixedZone("", e.zone()*60))
+}
+
+func (s *shared) setDate(e *entry, t time.Time) {
+	if t.IsZero() {
+		e.date = noDate
+		return
+	}
+	_, zone := t.Zone()
+	e.more = e.more&^(1<<zoneBits-1) | uint32(zone/60+zoneZero)
+	if at := t.Unix(); at < farDate {
+		e.date = uint32(at)
+		return
+	}
+	if s.far == nil {
+		s.far = make(map[imap.UID]int64)
+	}
+	e.date, s.far[e.uid] = farDate, t.Unix()
 }
 
 // add takes a FETCH response. Those without flags or of a UID that came before
@@ -54,27 +95,31 @@ func (l *listing) add(m *remote.Meta) error {
 	if !m.HasFlags {
 		return nil
 	}
-	e := entry{uid: m.UID, modseq: m.ModSeq, date: noDate, flags: l.list(l.mapper.clean(m.Flags)),
-		size: uint32(min(max(m.Size, 0), 1<<32-1))}
-	if !m.Date.IsZero() {
-		_, zone := m.Date.Zone()
-		e.date, e.zone = m.Date.Unix(), int16(zone/60)
+	n, err := l.number(l.mapper.clean(m.Flags))
+	if err != nil {
+		return err
 	}
+	e := entry{uid: m.UID, modseq: m.ModSeq, more: n<<zoneBits | zoneZero, size: uint32(min(max(m.Size, 0), 1<<32-1))}
+	l.setDate(&e, m.Date)
 	l.entries = append(l.entries, e)
 	return nil
 }
 
-func (l *listing) list(flags []imap.Flag) *flagList {
-	var key []byte
+// number is the place of a list of flags.
+func (s *shared) number(flags []imap.Flag) (uint32, error) {
+	s.key = s.key[:0]
 	for _, f := range flags {
-		key = append(append(key, f...), ' ')
+		s.key = append(append(s.key, f...), ' ')
 	}
-	fl := l.lists[string(key)]
-	if fl == nil {
-		fl = &flagList{flags}
-		l.lists[string(key)] = fl
+	n, ok := s.index[string(s.key)]
+	if !ok {
+		if n = uint32(len(s.lists)); n == maxLists {
+			return 0, backend.NewError(backend.KindInvalid, "The mailbox has too many different lists of flags.")
+		}
+		s.lists = append(s.lists, flags)
+		s.index[string(s.key)] = n
 	}
-	return fl
+	return n, nil
 }
 
 // finish sorts and merges what came for the same UID: the later flags, and the
@@ -88,10 +133,13 @@ func (l *listing) finish() {
 	for _, e := range l.entries {
 		if n := len(out); n > 0 && out[n-1].uid == e.uid {
 			prev := &out[n-1]
-			prev.flags, prev.modseq = e.flags, max(prev.modseq, e.modseq)
-			if e.date != noDate {
-				prev.date, prev.zone = e.date, e.zone
+			more := e.more
+			if e.date == noDate {
+				more = more&^(1<<zoneBits-1) | prev.more&(1<<zoneBits-1)
+			} else {
+				prev.date = e.date
 			}
+			prev.more, prev.modseq = more, max(prev.modseq, e.modseq)
 			prev.size = max(prev.size, e.size)
 			continue
 		}
@@ -113,7 +161,7 @@ func (l *listing) sum(skip map[imap.UID]string) (sum [32]byte, count uint32) {
 		if skip[e.uid] != "" {
 			continue
 		}
-		backend.AddSum(&sum, backend.SumMessage(e.uid, e.flags.flags))
+		backend.AddSum(&sum, backend.SumMessage(e.uid, l.flags(e)))
 		count++
 	}
 	return sum, count

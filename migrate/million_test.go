@@ -12,10 +12,11 @@ import (
 
 	"mailferry/backend"
 	"mailferry/backend/remote"
+	"mailferry/internal/mailtest"
 )
 
 // synthetic serves one mailbox of n small messages without keeping any.
-func synthetic(b *testing.B, n int) *backend.Store {
+func synthetic(b testing.TB, n int) *backend.Store {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
@@ -70,55 +71,117 @@ func syntheticSession(conn net.Conn, n int) {
 	}
 }
 
-// BenchmarkMillion reads a mailbox of a million small messages into nowhere and
-// tells the highest heap it saw, and how the last tenth's rate compares.
-func BenchmarkMillion(b *testing.B) {
-	const n = 1_000_000
-	store := synthetic(b, n)
-	for b.Loop() {
-		a := newAccount("anna", func(ctx context.Context) (*remote.Client, error) {
-			c, err := remote.DialIMAP(ctx, remote.Target{Store: store, User: "anna"})
-			if err != nil {
-				return nil, err
+// millionth is the size of the large mailbox: a million messages in the long run.
+func millionth() int {
+	if mailtest.Soaking() {
+		return 1_000_000
+	}
+	return 40_000
+}
+
+// heapRun is what a copy did with the heap.
+type heapRun struct {
+	peak      uint64    // of HeapInuse and StackInuse above the start
+	live      [2]uint64 // reachable at 30 and at 90 percent
+	mid, last float64   // messages per second from 10 to 90 percent, and behind
+	total     time.Duration
+}
+
+// watchHeap runs a copy of n messages and looks at the heap meanwhile.
+func watchHeap(t testing.TB, n int, a *account) heapRun {
+	t.Helper()
+	var start runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&start)
+	var r heapRun
+	stop, done := make(chan struct{}), make(chan struct{})
+	began := time.Now()
+	var marks [3]time.Duration
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
 			}
-			return remote.NewClient(c), nil
-		}, nowhere{})
-		stop, peak := make(chan struct{}), make(chan uint64)
-		var marks [2]time.Duration
-		began := time.Now()
-		go func() {
-			var most uint64
-			tick := time.NewTicker(50 * time.Millisecond)
-			defer tick.Stop()
-			for {
-				select {
-				case <-tick.C:
-					var ms runtime.MemStats
+			var ms runtime.MemStats
+			runtime.ReadMemStats(&ms)
+			r.peak = max(r.peak, ms.HeapInuse+ms.StackInuse-min(start.HeapInuse+start.StackInuse, ms.HeapInuse+ms.StackInuse))
+			got := int(a.progress.MessagesDone.Load())
+			for i, share := range []int{30, 90} {
+				if r.live[i] == 0 && got >= n*share/100 {
+					runtime.GC()
 					runtime.ReadMemStats(&ms)
-					most = max(most, ms.HeapInuse+ms.StackInuse)
-					done := a.progress.MessagesDone.Load()
-					if marks[0] == 0 && done >= n/10 {
-						marks[0] = time.Since(began)
-					}
-					if marks[1] == 0 && done >= n*9/10 {
-						marks[1] = time.Since(began)
-					}
-				case <-stop:
-					peak <- most
-					return
+					r.live[i] = ms.HeapAlloc
 				}
 			}
-		}()
-		p, err := a.sync(context.Background())
-		if err != nil || p.err() != nil || p.Copied != n {
-			b.Fatal(p, err)
+			for i, share := range []int{10, 90, 100} {
+				if marks[i] == 0 && got >= n*share/100 {
+					marks[i] = time.Since(began)
+				}
+			}
 		}
-		total := time.Since(began)
-		close(stop)
-		b.ReportMetric(float64(<-peak)/(1<<20), "MiB-heap")
-		b.ReportMetric(float64(n)/total.Seconds(), "msg/s")
-		b.ReportMetric(0.8*float64(n)/(marks[1]-marks[0]).Seconds(), "mid-msg/s")
-		b.ReportMetric(0.1*float64(n)/(total-marks[1]).Seconds(), "last-msg/s")
-		a.close()
+	}()
+	p, err := a.sync(context.Background())
+	r.total = time.Since(began)
+	close(stop)
+	<-done
+	if err == nil {
+		err = p.err()
 	}
+	if err != nil || p.Copied != n {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	r.mid = 0.8 * float64(n) / (marks[1] - marks[0]).Seconds()
+	if marks[2] == 0 { // between two looks
+		marks[2] = r.total
+	}
+	r.last = 0.1 * float64(n) / (marks[2] - marks[1]).Seconds()
+	return r
+}
+
+func dialSynthetic(store *backend.Store) func(context.Context) (*remote.Client, error) {
+	return func(ctx context.Context) (*remote.Client, error) {
+		c, err := remote.DialIMAP(ctx, remote.Target{Store: store, User: "anna"})
+		if err != nil {
+			return nil, err
+		}
+		return remote.NewClient(c), nil
+	}
+}
+
+// TestMillion copies a mailbox of a million small messages (fewer in the short
+// run): into nowhere, where the engine's own memory shows, and into our store.
+func TestMillion(t *testing.T) {
+	n := millionth()
+	source := synthetic(t, n)
+	t.Run("engine", func(t *testing.T) {
+		a := newAccount("anna", dialSynthetic(source), nowhere{})
+		defer a.close()
+		r := watchHeap(t, n, a)
+		t.Logf("peak heap %.1f MiB, reachable %.1f and %.1f MiB, %.0f and at the end %.0f messages/s", float64(r.peak)/(1<<20),
+			float64(r.live[0])/(1<<20), float64(r.live[1])/(1<<20), r.mid, r.last)
+		if r.peak > 64<<20 {
+			t.Errorf("%d octets of heap for %d messages", r.peak, n)
+		}
+		if r.live[0] > 0 && r.live[1] > r.live[0]+4<<20 {
+			t.Errorf("the heap grew from %d to %d octets while messages were copied", r.live[0], r.live[1])
+		}
+		if mailtest.Soaking() && r.last < r.mid/3 {
+			t.Errorf("%.0f messages/s at the end, %.0f before", r.last, r.mid)
+		}
+	})
+	t.Run("store", func(t *testing.T) {
+		own := ownStore(t)
+		a := newAccount("anna", dialSynthetic(source), own.Importer())
+		defer a.close()
+		r := watchHeap(t, n, a)
+		t.Logf("peak heap with the store %.1f MiB, %.0f and at the end %.0f messages/s", float64(r.peak)/(1<<20), r.mid, r.last)
+		if err := a.compare(t.Context(), false); err != nil {
+			t.Error(err)
+		}
+	})
 }
