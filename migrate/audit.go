@@ -291,7 +291,7 @@ func (a *auditor) merge(x planned, lists [2]*listing, next uint32) []imap.UID {
 			}
 			q = q[1:]
 		default:
-			a.message(x.shown, &p[0], &q[0])
+			a.message(x.shown, lists, &p[0], &q[0])
 			common = append(common, p[0].uid)
 			p, q = p[1:], q[1:]
 		}
@@ -300,12 +300,12 @@ func (a *auditor) merge(x planned, lists [2]*listing, next uint32) []imap.UID {
 }
 
 // message compares what two listings tell of a message.
-func (a *auditor) message(box string, x, y *entry) {
-	if !sameFlags(x.flags.flags, y.flags.flags) {
-		a.differ(ClassFlags, box, x.uid, "%v became %v", x.flags.flags, y.flags.flags)
+func (a *auditor) message(box string, lists [2]*listing, x, y *entry) {
+	if f, g := lists[0].flags(x), lists[1].flags(y); !sameFlags(f, g) {
+		a.differ(ClassFlags, box, x.uid, "%v became %v", f, g)
 	}
-	if x.date != y.date {
-		a.differ(ClassDate, box, x.uid, "%s became %s", x.internalDate(), y.internalDate())
+	if lists[0].at(x) != lists[1].at(y) {
+		a.differ(ClassDate, box, x.uid, "%s became %s", lists[0].internalDate(x), lists[1].internalDate(y))
 	}
 	if x.size != y.size && a.sides[0].c.Profile().ExactSizes && a.sides[1].c.Profile().ExactSizes {
 		a.differ(ClassSize, box, x.uid, "%d octets became %d", x.size, y.size)

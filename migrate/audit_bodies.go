@@ -129,13 +129,13 @@ func (a *auditor) byContent(ctx context.Context, box string, lists [2]*listing) 
 	there := make(map[contentKey][]int)
 	for j := range lists[1].entries {
 		e := &lists[1].entries[j]
-		k := contentKey{sums[1][e.uid], e.date}
+		k := contentKey{sums[1][e.uid], lists[1].at(e)}
 		there[k] = append(there[k], j)
 	}
 	var rest []int
 	for j := range lists[0].entries {
 		e := &lists[0].entries[j]
-		if !a.pair(box, lists, j, there, contentKey{sums[0][e.uid], e.date}) {
+		if !a.pair(box, lists, j, there, contentKey{sums[0][e.uid], lists[0].at(e)}) {
 			rest = append(rest, j)
 		}
 		a.res.Bodies++
@@ -167,12 +167,12 @@ func (a *auditor) pair(box string, lists [2]*listing, j int, under map[contentKe
 	}
 	e, at := &lists[0].entries[j], 0
 	for i, o := range list {
-		if sameFlags(e.flags.flags, lists[1].entries[o].flags.flags) {
+		if sameFlags(lists[0].flags(e), lists[1].flags(&lists[1].entries[o])) {
 			at = i
 			break
 		}
 	}
-	a.message(box, e, &lists[1].entries[list[at]])
+	a.message(box, lists, e, &lists[1].entries[list[at]])
 	under[k] = slices.Delete(list, at, at+1)
 	return true
 }

@@ -60,14 +60,22 @@ func newListing(m *flagMapper) *listing {
 // flags of an entry of this listing; read-only.
 func (s *shared) flags(e *entry) []imap.Flag { return s.lists[e.list()] }
 
-// internalDate of an entry; zero without one.
-func (s *shared) internalDate(e *entry) time.Time {
-	at := int64(e.date)
+// at is the moment of an entry's date in Unix seconds; negative without one.
+func (s *shared) at(e *entry) int64 {
 	switch e.date {
 	case noDate:
-		return time.Time{}
+		return -1
 	case farDate:
-		at = s.far[e.uid]
+		return s.far[e.uid]
+	}
+	return int64(e.date)
+}
+
+// internalDate of an entry; zero without one.
+func (s *shared) internalDate(e *entry) time.Time {
+	at := s.at(e)
+	if at < 0 {
+		return time.Time{}
 	}
 	return time.Unix(at, 0).In(time.FixedZone("", e.zone()*60))
 }
