@@ -58,8 +58,10 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.IntVar(&r.Parallel, "parallel", 0, "users copied at a time (default: the configuration's)")
 	f.BoolVar(&r.Dry, "dry", false, "check and plan only")
 	f.BoolVar(&r.CopyOnly, "copy-only", false, "copy and compare, but leave users where they are")
+	f.IntVar(&r.Reread, "reread", 0, "share of messages that are read again from the new store's disk, in `percent` (default 10, -1: none)")
+	f.IntVar(&r.Prove, "prove", 0, "share of messages that the old store is asked for again, in `percent` (default 10 for Cyrus, else none)")
 	f.BoolVar(&detach, "detach", false, "print the batch's id and return")
-	cmd.AddCommand(c.migrateStatusCommand(), c.migrateShowCommand(), c.migrateReportCommand(), c.migrateWatchCommand(),
+	cmd.AddCommand(c.migrateStatusCommand(), c.migrateShowCommand(), c.migrateReportCommand(), c.migrateCheckCommand(), c.migrateWatchCommand(),
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),
 		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume), c.migrateRetryCommand())
 	return cmd

@@ -63,17 +63,6 @@ func rateText(bytesPerSecond float64) string {
 	return bytesText(int64(bytesPerSecond)) + "/s"
 }
 
-func (c *cli) migrateReportCommand() *cobra.Command {
-	return &cobra.Command{Use: "report USER", Short: "Print the certificate of a user's move as JSON", Args: cobra.ExactArgs(1),
-		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
-			text, err := node.Migrations().Report(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return c.done("%s", text)
-		})}
-}
-
 func (c *cli) migrateWatchCommand() *cobra.Command {
 	return &cobra.Command{Use: "watch [BATCH]", Short: "Follow a batch until it is done (default: the latest)", Args: cobra.MaximumNArgs(1),
 		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {

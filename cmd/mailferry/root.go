@@ -48,7 +48,7 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.data, "data", "", "data `directory` of the node (default mailferry-data)")
 	root.PersistentFlags().StringVar(&c.file, "config", os.Getenv("MAILFERRY_CONFIG"), "configuration `file` of the node; also from MAILFERRY_CONFIG")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print listings as JSON")
-	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.whoCommand(),
+	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.verifyCommand(), c.whoCommand(),
 		c.kickCommand(), c.drainCommand(), c.explainCommand(), c.placementsCommand(), c.healthCommand(), c.fsckCommand(), c.versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(c.stdout)

@@ -122,11 +122,12 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 }
 
 var (
-	_ Users      = (*Client)(nil)
-	_ Checker    = (*Client)(nil)
-	_ Sessions   = (*Client)(nil)
-	_ Routes     = (*Client)(nil)
-	_ Migrations = (*MigrationClient)(nil)
+	_ Users         = (*Client)(nil)
+	_ Checker       = (*Client)(nil)
+	_ Sessions      = (*Client)(nil)
+	_ Routes        = (*Client)(nil)
+	_ Migrations    = (*MigrationClient)(nil)
+	_ Verifications = (*Client)(nil)
 )
 
 // ListUsers implements Users.

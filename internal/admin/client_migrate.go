@@ -71,6 +71,12 @@ func (m *MigrationClient) Report(ctx context.Context, user string) ([]byte, erro
 	return get[json.RawMessage](ctx, m.c, "/v1/moves/%s/report", user)
 }
 
+// Page implements Migrations.
+func (m *MigrationClient) Page(ctx context.Context, user string) ([]byte, error) {
+	text, err := get[string](ctx, m.c, "/v1/moves/%s/report?form=page", user)
+	return []byte(text), err
+}
+
 // Pause implements Migrations.
 func (m *MigrationClient) Pause(ctx context.Context, id string) error {
 	return m.post(ctx, id, "pause")

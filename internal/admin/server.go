@@ -17,12 +17,13 @@ import (
 // Service is what a node offers. Parts that its roles do not have are nil, and
 // asking them is answered with KindUnavailable.
 type Service struct {
-	Health     func(context.Context) Health
-	Users      Users
-	Checker    Checker
-	Sessions   Sessions
-	Routes     Routes
-	Migrations Migrations
+	Health        func(context.Context) Health
+	Users         Users
+	Checker       Checker
+	Sessions      Sessions
+	Routes        Routes
+	Migrations    Migrations
+	Verifications Verifications
 	// Authenticate checks the credentials of an admin on the HTTPS listener.
 	Authenticate func(ctx context.Context, user string, password backend.Secret) error
 	Metrics      prometheus.Gatherer
@@ -89,6 +90,7 @@ func (s *Service) api() http.Handler {
 	s.otherRequests(handle)
 	s.migrationRequests(handle)
 	mux.HandleFunc("GET /v1/migrations/{id}/watch", s.watch)
+	mux.HandleFunc("POST /v1/verifications", s.verify)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, backend.NewError(backend.KindNotFound, "no such request: "+r.Method+" "+r.URL.Path))
 	})

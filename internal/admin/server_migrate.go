@@ -26,6 +26,10 @@ func (s *Service) migrationRequests(handle register) {
 		return m.Batch(r.Context(), batchID(r))
 	}))
 	handle("GET /v1/moves/{user}/report", moves(func(m Migrations, r *http.Request) (any, error) {
+		if r.FormValue("form") == "page" {
+			page, err := m.Page(r.Context(), r.PathValue("user"))
+			return string(page), err
+		}
 		text, err := m.Report(r.Context(), r.PathValue("user"))
 		return json.RawMessage(text), err
 	}))

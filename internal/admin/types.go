@@ -87,6 +87,8 @@ type Migrations interface {
 	Watch(ctx context.Context, id string, fn func(Batch) error) error
 	// Report is the latest certificate of a user's move, as JSON.
 	Report(ctx context.Context, user string) ([]byte, error)
+	// Page is the same as a page for people, HTML.
+	Page(ctx context.Context, user string) ([]byte, error)
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
 	// Retry begins the failed moves of a batch anew, as another batch.
@@ -103,6 +105,9 @@ type MoveRequest struct {
 	Parallel int    `json:"parallel,omitempty"`
 	Dry      bool   `json:"dry,omitempty"`
 	CopyOnly bool   `json:"copy_only,omitempty"`
+	// Reread and Prove are shares in percent, as migrate.BatchSpec has them.
+	Reread int `json:"reread,omitempty"`
+	Prove  int `json:"prove,omitempty"`
 }
 
 // Batch is a set of moves that were started together.

@@ -14,6 +14,7 @@ import (
 	"github.com/emersion/go-imap/v2/imapclient"
 	"github.com/emersion/go-smtp"
 
+	"mailferry/backend"
 	"mailferry/internal/admin"
 	"mailferry/internal/mailtest"
 	"mailferry/migrate"
@@ -170,11 +171,35 @@ func TestMoveWhileConnected(t *testing.T) {
 	if err != nil || len(got) != 2 || got[0].UID != 1 || got[1].Envelope.Subject != "after" {
 		t.Errorf("the reading session after the move: %v %v", got, err)
 	}
+	f.verify(t)
 	f.old.Stop() // nobody needs it any more
 	again := f.login(t, "anna", "secret", nil)
 	after, err := again.Select("INBOX", nil).Wait()
 	if err != nil || after.NumMessages != 6 || after.UIDValidity != box.UIDValidity {
 		t.Errorf("on the new store: %+v %v", after, err)
+	}
+}
+
+// verify compares the frozen old store with the new one: what came since the
+// flip is new, or a difference.
+func (f *farm) verify(t *testing.T) {
+	t.Helper()
+	c := admin.NewClient(f.data)
+	defer c.Close()
+	for _, strict := range []bool{false, true} {
+		var got []admin.Verification
+		err := c.Verify(t.Context(), admin.VerifyRequest{Users: []string{"anna"}, From: "old1", To: "home", Bodies: 100, Cached: true, New: !strict},
+			func(v admin.Verification) error { got = append(got, v); return nil })
+		if err != nil || len(got) != 1 || got[0].Equal == strict || got[0].Messages != 5 || got[0].Bodies != 5 {
+			t.Errorf("verify, strict %v: %+v %v", strict, got, err)
+		}
+		if strict && got[0].Classes["message extra"] != 1 {
+			t.Errorf("verify finds %v", got[0].Classes)
+		}
+	}
+	err := c.Verify(t.Context(), admin.VerifyRequest{Users: []string{"anna"}, From: "old1", To: "nowhere"}, nil)
+	if !backend.IsKind(err, backend.KindInvalid) {
+		t.Errorf("verify with a store that is not there: %v", err)
 	}
 }
 

@@ -1,8 +1,8 @@
 package app
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"mailferry/backend"
@@ -59,7 +59,8 @@ func (a *App) resumeMoves(ctx context.Context) error {
 
 func (a *App) addMigrationService(s *admin.Service) {
 	if a.moves != nil {
-		s.Migrations = &migrations{app: a, engine: a.moves}
+		m := &migrations{app: a, engine: a.moves}
+		s.Migrations, s.Verifications = m, m
 	}
 }
 
@@ -84,7 +85,8 @@ func (m *migrations) Start(ctx context.Context, r admin.MoveRequest) (admin.Batc
 	if r.Parallel == 0 {
 		r.Parallel = m.app.conf.Migrate.Parallel
 	}
-	return m.start(ctx, migrate.BatchSpec{Users: users, From: r.From, To: r.To, Parallel: r.Parallel, Dry: r.Dry, CopyOnly: r.CopyOnly})
+	return m.start(ctx, migrate.BatchSpec{Users: users, From: r.From, To: r.To, Parallel: r.Parallel, Dry: r.Dry, CopyOnly: r.CopyOnly,
+		Reread: r.Reread, Prove: r.Prove})
 }
 
 func (m *migrations) start(ctx context.Context, spec migrate.BatchSpec) (admin.Batch, error) {
@@ -202,11 +204,18 @@ func (m *migrations) Watch(ctx context.Context, id string, fn func(admin.Batch) 
 
 // Report implements admin.Migrations.
 func (m *migrations) Report(_ context.Context, user string) ([]byte, error) {
+	return m.engine.CertificateText(user)
+}
+
+// Page implements admin.Migrations.
+func (m *migrations) Page(_ context.Context, user string) ([]byte, error) {
 	c, err := m.engine.Certificate(user)
 	if err != nil {
 		return nil, err
 	}
-	return json.MarshalIndent(c, "", "  ")
+	var b bytes.Buffer
+	err = migrate.WritePage(&b, c)
+	return b.Bytes(), err
 }
 
 // Pause implements admin.Migrations.

@@ -116,13 +116,13 @@ func (f *farm) checkMail(t *testing.T, n *node, r record, flipped map[string]tim
 				t.Error(fault)
 			}
 		}
-		f.checkQuiet(t, s, quiet, oldFile, nowFile)
+		f.checkQuiet(t, n, s, quiet, oldFile, nowFile)
 	}
 }
 
 // checkQuiet has the judge compare those users who wrote nothing: not the
 // least may differ.
-func (f *farm) checkQuiet(t *testing.T, s *oldStore, quiet []string, oldFile, nowFile string) {
+func (f *farm) checkQuiet(t *testing.T, n *node, s *oldStore, quiet []string, oldFile, nowFile string) {
 	t.Helper()
 	mine := slices.DeleteFunc(slices.Clone(s.users), func(u string) bool { return !slices.Contains(quiet, u) })
 	if len(mine) == 0 {
@@ -132,6 +132,10 @@ func (f *farm) checkQuiet(t *testing.T, s *oldStore, quiet []string, oldFile, no
 	v, text := f.verify(t, want, got)
 	if !v.same() || s.kind == "dovecot" && !v.Exact {
 		t.Errorf("%v, who wrote nothing, moved from %s with differences: %s", mine, s.name, text)
+	}
+	args := append([]string{"verify", "--from", s.name, "--to", "home", "--bodies", "100"}, mine...)
+	if out, errs, code := n.run(t.Context(), args...); code != 0 {
+		t.Errorf("verify of %v, who wrote nothing, ends with %d:\n%s%s", mine, code, out, errs)
 	}
 }
 
