@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -49,8 +50,9 @@ func NewCA(t testing.TB) *CA {
 	return ca
 }
 
-// Issue writes a server certificate for the names and addresses given, and
-// its key, and returns the two PEM files.
+// Issue writes a certificate for servers and clients with the names, IP and
+// mail addresses given, and its key, and returns the two PEM files. The first
+// name is the common name, too.
 func (ca *CA) Issue(t testing.TB, names ...string) (cert, key string) {
 	t.Helper()
 	tmpl := ca.template(names[0])
@@ -59,6 +61,8 @@ func (ca *CA) Issue(t testing.TB, names ...string) (cert, key string) {
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else if strings.Contains(name, "@") {
+			tmpl.EmailAddresses = append(tmpl.EmailAddresses, name)
 		} else {
 			tmpl.DNSNames = append(tmpl.DNSNames, name)
 		}
