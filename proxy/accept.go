@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -195,7 +196,7 @@ func (f *front) admitted(s *session, c credentials, begin time.Time) (*session, 
 	f.p.guard.right(prefixOf(s.client.RemoteAddr()), userKey(c.user))
 	f.p.metrics.logins.WithLabelValues("ok").Inc()
 	f.p.metrics.loginTime.Observe(time.Since(begin).Seconds())
-	s.log.Info("login", "store", s.route.Store.Name, "host", s.route.Host, "epoch", s.route.Epoch, "client", s.client.RemoteAddr().String(),
+	s.log.Info("login", "store", s.route.Store.Name, "host", cmp.Or(s.at, s.route.Host), "epoch", s.route.Epoch, "client", s.client.RemoteAddr().String(),
 		"took", time.Since(begin).Round(time.Microsecond))
 	_, received := f.c.Hijack()
 	return s, received

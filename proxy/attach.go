@@ -73,7 +73,7 @@ func (s *session) replace(b BackendConn, route backend.Route) reason {
 	}
 	old := s.leg
 	s.leg = &leg{Conn: b.Conn, pre: b.Buffered}
-	s.route = route
+	s.route, s.at = route, b.Host
 	s.frozen = nil
 	s.tr.replaced()
 	s.tr.release(&out)

@@ -124,6 +124,7 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, c crede
 	}
 	nc, _ := f.c.Hijack()
 	s := newSession(f, nc, b, route, f.proto.follow(f, route, target, b))
+	s.at = b.Host
 	// Tokens are not kept: they are over before a session is.
 	if password && (!delegated(route.Store, f.proto.name) || storeChecks && p.keepsPasswords(route.Store, f.proto.name)) {
 		s.password = c.password

@@ -70,6 +70,7 @@ type BackendConn struct {
 	net.Conn
 	Buffered []byte   // received already, to be read first
 	Caps     []string // announced after login
+	Host     string   // where it is, if not at the route's host
 }
 
 // Deliverer files messages in our own store.

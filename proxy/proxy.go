@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -184,7 +185,7 @@ func (s *session) info() SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := SessionInfo{ID: s.id, User: s.user, Protocol: s.proto.name, Client: s.client.RemoteAddr().String(),
-		Store: s.route.Store.Name, Host: s.route.Host, Since: s.started, TLS: tlsVersion(s.client.Conn),
+		Store: s.route.Store.Name, Host: cmp.Or(s.at, s.route.Host), Since: s.started, TLS: tlsVersion(s.client.Conn),
 		Active: time.Unix(0, s.active.Load()), Busy: !s.tr.quiet(), Leaving: s.leaving || s.closing,
 		Held: !s.held.IsZero(), Unattachable: string(s.tr.outlook())}
 	s.tr.describe(&i)

@@ -51,6 +51,7 @@ type session struct {
 	tr       framing
 	leg      *leg
 	route    backend.Route
+	at       string        // the host behind, where it is not the route's
 	closing  bool          // the client hears nothing more from the backend
 	leaving  bool          // was asked to leave
 	parted   bool          // has had its last word

@@ -26,10 +26,12 @@ func NewStores(stores []*backend.Store) (*Stores, error) {
 		switch {
 		case st.Local():
 		case st.Address != "":
-			if _, twice := s.byAddr[fold(st.Address)]; twice {
-				s.byAddr[fold(st.Address)] = nil // an address of two stores names neither
-			} else {
-				s.byAddr[fold(st.Address)] = st
+			for _, a := range append([]string{st.Address}, st.Alternates...) {
+				if _, twice := s.byAddr[fold(a)]; twice {
+					s.byAddr[fold(a)] = nil // an address of two stores names neither
+				} else {
+					s.byAddr[fold(a)] = st
+				}
 			}
 		case s.anyHost != nil:
 			return nil, backend.Errorf(backend.KindInvalid, "", "stores %q and %q both serve any host", s.anyHost.Name, st.Name)

@@ -67,7 +67,7 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 	}
 	conn, err := dial(limited, "tcp", addr)
 	if err != nil {
-		return nil, t.unavailable(p, "dial", ended(ctx, err))
+		return nil, t.unavailable(p, stepDial, ended(ctx, err))
 	}
 	if t.Store.Identity == backend.IdentityProxy {
 		_ = conn.SetWriteDeadline(time.Now().Add(t.timeout()))
@@ -120,6 +120,12 @@ func (t *Target) unavailable(p backend.Protocol, step string, err error) error {
 		"%s of store %s at %s: %w", p, t.Store.Name, t.host(), &StepError{step, err})
 }
 
+// Steps that somebody asks for.
+const (
+	stepDial  = "dial"
+	stepLogin = "login"
+)
+
 // StepError says at which step a connection to a store failed: dial, PROXY,
 // TLS, greeting, STARTTLS, CAPABILITY, ID, login and their like.
 type StepError struct {
@@ -134,12 +140,12 @@ func (e *StepError) Unwrap() error { return e.Err }
 // is nobody's fault but the store's.
 func Unreached(err error) bool {
 	var e *StepError
-	return errors.As(err, &e) && e.Step == "dial"
+	return errors.As(err, &e) && e.Step == stepDial
 }
 
 // BeforeLogin reports whether the store failed before it was shown credentials,
 // so that another try costs nothing.
 func BeforeLogin(err error) bool {
 	var e *StepError
-	return errors.As(err, &e) && e.Step != "login"
+	return errors.As(err, &e) && e.Step != stepLogin
 }

@@ -62,7 +62,7 @@ func (c *IMAPConn) login(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"greeting", c.greeting}, {"STARTTLS", c.upgrade}, {"CAPABILITY", c.capability}, {"ID", c.tellOrigin},
-		{"login", c.authenticate}, {"CAPABILITY", c.capability},
+		{stepLogin, c.authenticate}, {"CAPABILITY", c.capability},
 	}
 	for _, s := range steps {
 		if err := s.do(ctx); err != nil {
@@ -91,7 +91,7 @@ func (c *IMAPConn) greeting(context.Context) error {
 		c.notice(r)
 		return nil
 	case r.tag == "*" && r.name == "BYE":
-		return refused(r, fmt.Errorf("BYE [%s] %s", r.code, r.text))
+		return refused(r, &StepError{"greeting", fmt.Errorf("BYE [%s] %s", r.code, r.text)})
 	}
 	return fmt.Errorf("unexpected greeting %q %q", r.tag, r.name)
 }

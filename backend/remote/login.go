@@ -167,10 +167,10 @@ func quote(s string) string {
 func (c *IMAPConn) loginRefused(r response) error {
 	err := fmt.Errorf("login of %q at store %s: %s [%s] %s", c.target.User, c.target.Store.Name, r.name, r.code, r.text)
 	if r.name == "BAD" {
-		return c.target.unavailable(backend.IMAP, "login", err)
+		return c.target.unavailable(backend.IMAP, stepLogin, err)
 	}
 	if host := referralHost(r.code + " " + r.arg); host != "" {
-		return &Referral{Host: host, err: c.target.unavailable(backend.IMAP, "login", err)}
+		return &Referral{Host: host, err: c.target.unavailable(backend.IMAP, stepLogin, err)}
 	}
 	return refused(r, err)
 }

@@ -17,7 +17,7 @@ import (
 // those of DialIMAP.
 func DialManageSieve(ctx context.Context, t Target) (*TextConn, error) {
 	return dialText(ctx, t, backend.ManageSieve, func(c *TextConn) []step {
-		return []step{{"greeting", c.sieveGreeting}, {"STARTTLS", c.sieveTLS}, {"XCLIENT", c.sieveOrigin}, {"login", c.sieveLogin}, {"capabilities", c.sieveTrim}}
+		return []step{{"greeting", c.sieveGreeting}, {"STARTTLS", c.sieveTLS}, {"XCLIENT", c.sieveOrigin}, {stepLogin, c.sieveLogin}, {"capabilities", c.sieveTrim}}
 	})
 }
 

@@ -18,7 +18,7 @@ const maxCommand = 255
 // session has the mailbox for itself.
 func DialPOP3(ctx context.Context, t Target) (*TextConn, error) {
 	return dialText(ctx, t, backend.POP3, func(c *TextConn) []step {
-		return []step{{"greeting", c.popGreeting}, {"STLS", c.popTLS}, {"XCLIENT", c.popOrigin}, {"login", c.popLogin}}
+		return []step{{"greeting", c.popGreeting}, {"STLS", c.popTLS}, {"XCLIENT", c.popOrigin}, {stepLogin, c.popLogin}}
 	})
 }
 

@@ -111,13 +111,13 @@ func (c *TextConn) loginRefused(code, arg, reply string) error {
 	case code == "SYS/TEMP", code == "SYS/PERM", code == "LOGIN-DELAY", code == "TRYLATER":
 		return backend.Errorf(backend.KindTemporary, "The mail store asks to try again later.", "%w", err)
 	case code == "REFERRAL":
-		err = c.target.unavailable(c.protocol, "login", err)
+		err = c.target.unavailable(c.protocol, stepLogin, err)
 		if host := referralHost(code + " " + arg); host != "" {
 			return &Referral{Host: host, err: err}
 		}
 		return err
 	case code == "ENCRYPT-NEEDED", code == "AUTH-TOO-WEAK", code == "TRANSITION-NEEDED":
-		return c.target.unavailable(c.protocol, "login", err)
+		return c.target.unavailable(c.protocol, stepLogin, err)
 	}
 	return backend.Errorf(backend.KindAuthentication, "Authentication failed.", "%w", err)
 }

@@ -51,6 +51,7 @@ type App struct {
 	socket    net.Listener
 	certs     certificates
 	clients   clientCerts
+	backends  *proxy.Backends // nil without the role proxy
 	engine    *cluster.Node
 	store     *store.Store // nil without the role
 	users     *users       // nil without the role

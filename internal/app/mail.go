@@ -50,14 +50,18 @@ func (a *App) buildProxy(host string) (err error) {
 	}
 	o := proxy.Options{
 		Node: a.conf.Node, Domain: host, Directory: a.dirs, Placements: a.places, Stores: a.routes,
-		Connector: connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{}},
-		TLS:       a.certs.config(), CleartextLogin: proxy.CleartextLogin(a.conf.TLS.CleartextLogin),
+		TLS: a.certs.config(), CleartextLogin: proxy.CleartextLogin(a.conf.TLS.CleartextLogin),
 		Capabilities: map[string][]string{}, LoginTimeout: a.conf.Limits.LoginTimeout,
 		Balancers: networks(a.conf.Balancers), MaxConnections: a.conf.Limits.Connections, MaxPerAddress: a.conf.Limits.PerAddress, MaxPerUser: a.conf.Limits.PerUser,
 		MaxFailures: a.conf.Limits.FailedLogins, MaxMessage: int64(a.conf.Limits.Message),
 		MaxRecipients: a.conf.Limits.Recipients, SpoolDir: a.path(dirSpool),
 		Logger: a.log.With("part", "proxy"), Registry: a.o.Registry,
 	}
+	if a.backends, err = proxy.NewBackends(proxy.BackendsOptions{Logger: o.Logger, Registry: a.o.Registry}); err != nil {
+		return err
+	}
+	a.life.onClose("backends", func() error { a.backends.Close(); return nil })
+	o.Connector, o.DialLMTP = connector{local: a.local, pop3: a.pop3, foreign: a.backends}, a.backends.DialLMTP
 	if err := a.loginOptions(&o); err != nil {
 		return err
 	}
@@ -128,7 +132,7 @@ func (a *App) buildSubmission(host string) {
 type connector struct {
 	local   *localIMAP // nil without the role store
 	pop3    *localPOP3 // likewise
-	foreign proxy.RemoteConnector
+	foreign proxy.Connector
 }
 
 // Connect implements proxy.Connector.
@@ -197,7 +201,7 @@ func (a *App) tryLogin(ctx context.Context, e backend.Entry, p backend.Secret) e
 	if err != nil {
 		return err
 	}
-	c := connector{local: a.local, pop3: a.pop3, foreign: proxy.RemoteConnector{}}
+	c := connector{local: a.local, pop3: a.pop3, foreign: a.backends}
 	conn, err := c.Connect(ctx, proxy.ConnectRequest{Route: backend.Route{User: e.User, Store: st, Host: host, Entry: e},
 		Protocol: backend.IMAP, Password: p, CheckPassword: true, Client: &net.TCPAddr{IP: net.IPv6loopback}, Session: smtpd.NewID()})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"mailferry/backend"
 	"mailferry/internal/admin"
@@ -53,8 +54,26 @@ func (r *routes) Explain(ctx context.Context, name string) (admin.Explanation, e
 		host = p.Host
 	}
 	step("store "+store, "%s", describeStore(s, host))
+	r.troubles(s.Name, step)
 	e.Route = fmt.Sprintf("%s on %s", entry.User, describeStore(s, host))
 	return e, nil
+}
+
+// troubles says which services of a store have failed since they last worked.
+func (r *routes) troubles(store string, step func(asked, format string, args ...any)) {
+	if r.backends == nil {
+		return
+	}
+	for _, h := range r.backends.Troubles() {
+		if h.Store != store {
+			continue
+		}
+		state := "has failed, and is tried by each login"
+		if !h.Since.IsZero() {
+			state = "is away since " + h.Since.Format(time.RFC3339) + ", and not dialled by logins"
+		}
+		step("health", "%s at %s:%d %s: %s", h.Protocol, h.Host, h.Port, state, h.Error)
+	}
 }
 
 func target(p *backend.Placement) string {
