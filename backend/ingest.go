@@ -65,6 +65,11 @@ type ImportedMailbox struct {
 	Messages      uint32
 	UIDNext       uint32 // 0 before the first Seal
 	HighestModSeq uint64 // 0 before the first Seal
+	FirstRecent   uint32 // of the last Seal
+	// Sealed: nothing was changed since the last Seal, and it counts for the
+	// next Activate. SealedModSeq is the modseq that it stated.
+	Sealed       bool
+	SealedModSeq uint64
 }
 
 // MailboxImport takes the messages of one mailbox, in any order. Safe for

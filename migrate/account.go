@@ -159,6 +159,7 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 		return nil, err
 	}
 	a.planned = pl.exceptions
+	a.restore(pl)
 	res := &pass{}
 	if a.syncBoxes(ctx, inboxFirst(pl.boxes), res); ctx.Err() != nil {
 		return res, context.Cause(ctx)
@@ -275,6 +276,9 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 func (a *account) reseal(ctx context.Context, b *box) error {
 	if b.sealed {
 		return nil
+	}
+	if err := a.opened(ctx, b); err != nil {
+		return err
 	}
 	if err := b.imp.Seal(ctx, b.next, b.modseq, b.firstRecent); err != nil {
 		return fmt.Errorf("seal: %w", err)

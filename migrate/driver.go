@@ -28,6 +28,7 @@ type driver struct {
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
+	owed     bool // a second look at what was copied
 	hold     *hold
 	pause    *Pause
 	flipped  time.Time
@@ -233,9 +234,15 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	// A store without modseqs is listed whole in every pass: when passes grow
 	// no shorter, half a hold has to do.
 	ev.Fast = took < d.e.timing.ReadyDelta || d.passes > patientPasses && took < d.e.timing.Hold/2
+	if p != nil && p.Changed > 0 {
+		d.owed = true
+	}
 	if err == nil && d.b.spec.CopyOnly {
-		if err := d.secondLook(ctx); err != nil {
-			return d.outcome(EvSynced, err)
+		if d.owed { // of what an earlier run copied, a move takes a second look
+			if err := d.secondLook(ctx); err != nil {
+				return d.outcome(EvSynced, err)
+			}
+			d.owed = false
 		}
 		d.certify("copied")
 	}

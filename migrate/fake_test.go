@@ -45,6 +45,7 @@ type fakeBox struct {
 	msgs   map[imap.UID]*fakeMessage
 	next   uint32
 	modseq uint64
+	stated uint64 // by the last Seal
 	recent uint32
 	gone   imap.UIDSet
 	sealed int // the generation it was sealed in, plus 1
@@ -119,7 +120,8 @@ func (u *fakeUser) Mailboxes(context.Context) (list []backend.ImportedMailbox, e
 	for _, name := range slices.Sorted(maps.Keys(u.boxes)) {
 		b := u.boxes[name]
 		list = append(list, backend.ImportedMailbox{ImportMailbox: b.meta, Messages: uint32(len(b.msgs)),
-			UIDNext: b.next, HighestModSeq: b.modseq})
+			UIDNext: b.next, HighestModSeq: b.modseq,
+			FirstRecent: b.recent, Sealed: b.sealed == u.generation+1, SealedModSeq: b.stated})
 	}
 	return list, nil
 }
@@ -278,6 +280,7 @@ func (b *fakeBox) Seal(_ context.Context, next uint32, modseq uint64, recent uin
 		}
 	}
 	b.sealed = b.user.generation + 1
+	b.stated = modseq
 	b.next, b.modseq, b.recent = max(b.next, next), max(b.modseq, modseq), recent
 	return nil
 }

@@ -14,6 +14,9 @@ import (
 // follow brings b up to date: by QRESYNC or CONDSTORE when the mailbox was
 // synchronised before and the store has modseqs, else by merging two listings.
 func (a *account) follow(ctx context.Context, c *remote.Client, b *box, res *pass) error {
+	if err := a.opened(ctx, b); err != nil {
+		return err
+	}
 	if b.imp != nil && b.modseq > 0 {
 		done, err := a.resync(ctx, c, b, res)
 		if done || err != nil {

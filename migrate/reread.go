@@ -26,6 +26,9 @@ func sampled(uid imap.UID, percent int) bool {
 func (a *account) reread(ctx context.Context, percent int) error {
 	for _, name := range a.names() {
 		b := a.boxes[name]
+		if err := a.opened(ctx, b); err != nil {
+			return err
+		}
 		r, ok := b.imp.(backend.Rereader)
 		if !ok || b.hollow || percent <= 0 || uint32(b.reread)+1 >= b.next {
 			continue

@@ -18,7 +18,7 @@ func (c *checker) mailbox(user, id uint64, r *mailboxRecord, active bool) error 
 		return c.fault(user, id, "keyword table: %v", err)
 	}
 	count := mailboxRecord{Name: r.Name, UIDValidity: r.UIDValidity, UIDNext: r.UIDNext, HighestModSeq: r.HighestModSeq,
-		Remembered: r.Remembered, FirstRecent: r.FirstRecent, SpecialUse: r.SpecialUse, NoSelect: r.NoSelect, Sealed: r.Sealed}
+		Remembered: r.Remembered, FirstRecent: r.FirstRecent, SpecialUse: r.SpecialUse, NoSelect: r.NoSelect, Sealed: r.Sealed, SealedModSeq: r.SealedModSeq}
 	err = c.eachOf(mailboxKey(prefixMessage, user, id), func(key, value []byte) error {
 		uid := keyUID(key)
 		m, err := decodeMessage(value)

@@ -118,6 +118,14 @@ func (i *userImport) Mailboxes(ctx context.Context) ([]backend.ImportedMailbox, 
 		return nil, err
 	}
 	defer v.Close()
+	raw, err := v.Get(userKey(prefixAccount, i.user.ID))
+	if err != nil {
+		return nil, engineError(err)
+	}
+	account, err := decodeAccount(raw)
+	if err != nil {
+		return nil, engineError(err)
+	}
 	lower := userKey(prefixName, i.user.ID)
 	it := v.Iter(lower, prefixEnd(lower))
 	var list []backend.ImportedMailbox
@@ -134,7 +142,8 @@ func (i *userImport) Mailboxes(ctx context.Context) ([]backend.ImportedMailbox, 
 		m := backend.ImportedMailbox{ImportMailbox: backend.ImportMailbox{Name: rec.Name, UIDValidity: rec.UIDValidity,
 			SpecialUse: rec.SpecialUse, NoSelect: rec.NoSelect}, Messages: rec.Messages}
 		if rec.wasSealed() {
-			m.UIDNext, m.HighestModSeq = rec.UIDNext, rec.HighestModSeq
+			m.UIDNext, m.HighestModSeq, m.FirstRecent = rec.UIDNext, rec.HighestModSeq, rec.FirstRecent
+			m.Sealed, m.SealedModSeq = rec.Sealed == account.Generation, rec.SealedModSeq
 		}
 		list = append(list, m)
 	}

@@ -352,7 +352,7 @@ func applyImportSeal(tx engine.Tx, d *decoder) ([]byte, error) {
 		rec.FirstRecent = firstRecent
 	}
 	rec.Recent = b.countFrom(imap.UID(rec.FirstRecent))
-	rec.Sealed, b.changed = b.m.account.Generation, true
+	rec.Sealed, rec.SealedModSeq, b.changed = b.m.account.Generation, modseq, true
 	b.m.commit()
 	return nil, nil
 }

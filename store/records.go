@@ -74,6 +74,9 @@ type mailboxRecord struct {
 	NoSelect    bool
 	// Sealed is the import generation of the last Seal, 0 after a change.
 	Sealed uint64
+	// SealedModSeq is the modseq that Seal stated: HighestModSeq may be above
+	// it. It was added later: a record without it ends before it.
+	SealedModSeq uint64
 }
 
 func (r *mailboxRecord) encode() []byte {
@@ -94,6 +97,9 @@ func (r *mailboxRecord) encode() []byte {
 	encodeStrings(&e, r.SpecialUse)
 	e.bool(r.NoSelect)
 	e.uint(r.Sealed)
+	if r.SealedModSeq != 0 {
+		e.uint(r.SealedModSeq)
+	}
 	return e.b
 }
 
@@ -106,6 +112,9 @@ func decodeMailbox(b []byte) (*mailboxRecord, error) {
 		HighestModSeq: d.uint(), Remembered: d.uint(), FirstRecent: d.uint32(), Messages: d.uint32(),
 		Unseen: d.uint32(), Deleted: d.uint32(), Recent: d.uint32(), Size: d.int(), Sum: d.sum(),
 		SpecialUse: decodeStrings[imap.MailboxAttr](&d), NoSelect: d.bool(), Sealed: d.uint()}
+	if d.err == nil && len(d.b) > 0 {
+		r.SealedModSeq = d.uint()
+	}
 	return r, d.end()
 }
 
