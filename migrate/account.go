@@ -41,6 +41,7 @@ type account struct {
 	rereads   uint64 // bodies read again from the disk of the new store
 	probed    bool   // the source is known to be steady, or not to be
 	proved    uint64 // messages asked of the old store again, and equal
+	pop3      *maildrop
 }
 
 // box is what the target has of one mailbox.

@@ -33,6 +33,8 @@ type Certificate struct {
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
 	Pause     *Pause               `json:"pause,omitempty"`
+	// POP3 is nil where nobody asked for POP3 identities.
+	POP3 *POP3Certificate `json:"pop3,omitempty"`
 	// Flipped is when the placement that names the new store became durable.
 	Flipped *time.Time `json:"flipped,omitempty"`
 	// Signature is the engine's over everything else; see Signer.
@@ -91,6 +93,7 @@ func (a *account) certify(level string) *Certificate {
 	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed, Reread: a.rereads,
 		Proved: a.proved}
 	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
+	a.certifyPOP3(c)
 	for _, name := range a.names() {
 		b := a.boxes[name]
 		m := MailboxCertificate{Name: b.shown, UIDValidity: b.validity, UIDNext: b.next, HighestModSeq: b.modseq,

@@ -25,6 +25,7 @@ type driver struct {
 	route    route
 	acct     *account
 	failures int // in a row
+	beside   int // failures of what is read beside mail, in a row
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
@@ -244,6 +245,9 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 			}
 			d.owed = false
 		}
+		if err := d.acct.identities(ctx); err != nil {
+			return d.outcome(EvSynced, err)
+		}
 		d.certify("copied")
 	}
 	return ev, nil
@@ -273,6 +277,7 @@ func (d *driver) prepare(ctx context.Context) error {
 		d.acct = newAccount(d.route.entry.User, d.dialSource, d.e.opt.Importer)
 		d.acct.log, d.acct.yield = d.log, d.yield
 		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing()) }
+		d.acct.pop3 = d.maildrop()
 		d.b.attach(d.user, d.acct.progress)
 	}
 	return nil
@@ -300,12 +305,33 @@ func (d *driver) findRoute(ctx context.Context) error {
 }
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
-	c, err := remote.DialIMAP(ctx, remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User,
-		Dial: d.e.opt.Dial})
+	c, err := remote.DialIMAP(ctx, d.target())
 	if err != nil {
 		return nil, err
 	}
 	return remote.NewClient(c), nil
+}
+
+// maildrop is the POP3 side of an account; nil where the user has none.
+func (d *driver) maildrop() *maildrop {
+	mode := d.b.spec.POP3
+	if mode == POP3Never || mode != POP3Always && !d.route.entry.Allows(backend.POP3) {
+		return nil
+	}
+	return &maildrop{mode: mode, force: d.b.spec.ForcePOP3, named: d.route.from.Ports[backend.POP3] != 0, dial: d.dialPOP3}
+}
+
+func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
+	c, err := remote.DialPOP3(ctx, d.target())
+	if err != nil {
+		return nil, err
+	}
+	return remote.NewPOP3Client(c), nil
+}
+
+// target is the user at the old store.
+func (d *driver) target() remote.Target {
+	return remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User, Dial: d.e.opt.Dial}
 }
 
 // backOff waits: shortly for a user who is on hold, with growing delays else.

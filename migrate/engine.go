@@ -76,6 +76,9 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if len(spec.Users) == 0 {
 		return "", backend.NewError(backend.KindInvalid, "No users are named.")
 	}
+	if !spec.POP3.Valid() {
+		return "", backend.Errorf(backend.KindInvalid, "", "pop3 is %q: auto, always or never", spec.POP3)
+	}
 	spec.Users = unique(spec.Users)
 	if s := e.opt.Stores[spec.To]; s == nil {
 		return "", backend.Errorf(backend.KindInvalid, "The new store is not configured.", "store %q", spec.To)

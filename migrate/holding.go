@@ -24,6 +24,9 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 		if err := d.secondLook(ctx); err != nil {
 			return d.outcome(EvSynced, err)
 		}
+		if ev, ok, err := d.pop3Ready(ctx); !ok {
+			return ev, err
+		}
 		if err := d.e.acquire(ctx); err != nil {
 			return Event{}, err
 		}
@@ -54,6 +57,29 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 	d.hold = &hold{ctx: hctx, cancel: cancel, began: time.Now()}
 	d.e.holdBegins()
 	return Event{Kind: EvGrant, Base: p.Epoch}, nil
+}
+
+// pop3Ready reads POP3 identities before the hold. ok is false when another
+// pass has to come first, or the move cannot go on.
+func (d *driver) pop3Ready(ctx context.Context) (ev Event, ok bool, err error) {
+	var before map[string]bool
+	if d.acct.pop3 != nil {
+		before = d.acct.pop3.open
+	}
+	if err := d.acct.identities(ctx); err != nil {
+		ev, err := d.outcome(EvSynced, err)
+		if d.beside++; d.beside >= d.b.attempts() { // passes that succeed in between do not count
+			ev = Event{Kind: EvGaveUp, Reason: ev.Reason}
+		}
+		return ev, false, err
+	}
+	d.beside = 0
+	again, err := d.acct.settled(before)
+	if err != nil {
+		ev, err := d.outcome(EvSynced, err)
+		return ev, false, err
+	}
+	return Event{Kind: EvSynced}, !again, nil
 }
 
 // endHold stops the clock of a hold, if one runs.
@@ -128,6 +154,9 @@ func (d *driver) lastDelta() Event {
 	if err == nil {
 		err = p.err()
 	}
+	if err == nil {
+		err = d.acct.identities(d.hold.ctx)
+	}
 	return held(EvSealed, err)
 }
 
@@ -135,6 +164,9 @@ func (d *driver) lastDelta() Event {
 // afterwards a crash could not find it out again.
 func (d *driver) compare() Event {
 	err := d.acct.compare(d.hold.ctx, d.b.spec.AllowSkipped)
+	if err == nil {
+		err = d.acct.comparePOP3(d.hold.ctx)
+	}
 	if err == nil {
 		d.certify("compared")
 	}
@@ -253,6 +285,9 @@ func (d *driver) report(ctx context.Context) Event {
 			took = d.pause.Hold
 		}
 		d.pause = pauseOf(took, tries, reports)
+		if d.acct != nil {
+			d.acct.flippedPOP3(ctx)
+		}
 	}
 	d.certify("compared")
 	return Event{Kind: EvReported}

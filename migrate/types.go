@@ -26,6 +26,10 @@ type BatchSpec struct {
 	Dry      bool `json:"dry,omitempty"`       // stop at checked
 	// AllowSkipped flips a user although messages could not be read.
 	AllowSkipped bool `json:"allow_skipped,omitempty"`
+	// POP3 says whether unique ids and order are carried over; empty: POP3Auto.
+	POP3 POP3Mode `json:"pop3,omitempty"`
+	// ForcePOP3 flips a user although POP3 ids of the old store were not found.
+	ForcePOP3 bool `json:"force_pop3,omitempty"`
 	// Reread is the share of messages, in percent, whose bodies are read again
 	// from the new store's disk before the hold; default 10, negative: none.
 	Reread int `json:"reread,omitempty"`

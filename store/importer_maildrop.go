@@ -20,11 +20,7 @@ var (
 // Maildrop implements backend.MaildropReader by what POP3 itself serves.
 func (i *userImport) Maildrop(ctx context.Context) iter.Seq2[backend.MaildropEntry, error] {
 	return func(yield func(backend.MaildropEntry, error) bool) {
-		u, err := i.store.readUser(ctx, i.user.Name)
-		var drop *Maildrop
-		if err == nil {
-			drop, err = (&Account{store: i.store, shard: i.shard, user: u}).Maildrop(ctx)
-		}
+		drop, err := i.maildrop(ctx)
 		if err != nil {
 			yield(backend.MaildropEntry{}, err)
 			return
@@ -36,6 +32,19 @@ func (i *userImport) Maildrop(ctx context.Context) iter.Seq2[backend.MaildropEnt
 			}
 		}
 	}
+}
+
+func (i *userImport) maildrop(ctx context.Context) (*Maildrop, error) {
+	u, err := i.store.readUser(ctx, i.user.Name) // the format may have changed
+	if err != nil {
+		return nil, err
+	}
+	v, err := i.store.view(ctx, i.shard)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	return readMaildrop(v, u)
 }
 
 // OpenBody implements backend.BodyOpener.

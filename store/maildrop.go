@@ -40,17 +40,21 @@ func (a *Account) Maildrop(ctx context.Context) (*Maildrop, error) {
 		return nil, err
 	}
 	defer v.Close()
-	id, err := findMailbox(v, a.user.ID, backend.Inbox)
+	return readMaildrop(v, a.user)
+}
+
+func readMaildrop(v engine.View, u User) (*Maildrop, error) {
+	id, err := findMailbox(v, u.ID, backend.Inbox)
 	if err != nil {
 		return nil, err
 	}
-	mb, err := readMailbox(v, a.user.ID, id)
+	mb, err := readMailbox(v, u.ID, id)
 	if err != nil {
 		return nil, err
 	}
 	drop := &Maildrop{Mailbox: id, Messages: make([]MaildropMessage, 0, mb.Messages),
-		uidValidity: mb.UIDValidity, format: a.user.UIDLFormat}
-	lower := mailboxKey(prefixMessage, a.user.ID, id)
+		uidValidity: mb.UIDValidity, format: u.UIDLFormat}
+	lower := mailboxKey(prefixMessage, u.ID, id)
 	it := v.Iter(lower, prefixEnd(lower))
 	for ok := it.First(); ok; ok = it.Next() {
 		r, err := decodeMessage(it.Value())

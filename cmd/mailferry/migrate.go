@@ -60,6 +60,8 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.BoolVar(&r.CopyOnly, "copy-only", false, "copy and compare, but leave users where they are")
 	f.IntVar(&r.Reread, "reread", 0, "share of messages that are read again from the new store's disk, in `percent` (default 10, -1: none)")
 	f.IntVar(&r.Prove, "prove", 0, "share of messages that the old store is asked for again, in `percent` (default 10 for Cyrus, else none)")
+	f.StringVar(&r.POP3, "pop3", "", "carry POP3 unique ids over: auto, always or never (default: the configuration's)")
+	f.BoolVar(&r.ForcePOP3, "force-pop3", false, "move users although POP3 ids of the old store have no message")
 	f.BoolVar(&detach, "detach", false, "print the batch's id and return")
 	cmd.AddCommand(c.migrateStatusCommand(), c.migrateShowCommand(), c.migrateReportCommand(), c.migrateCheckCommand(), c.migrateWatchCommand(),
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),

@@ -108,6 +108,10 @@ type MoveRequest struct {
 	// Reread and Prove are shares in percent, as migrate.BatchSpec has them.
 	Reread int `json:"reread,omitempty"`
 	Prove  int `json:"prove,omitempty"`
+	// POP3 is auto, always or never; empty: the configuration's.
+	POP3 string `json:"pop3,omitempty"`
+	// ForcePOP3 flips users although POP3 ids of the old store were not found.
+	ForcePOP3 bool `json:"force_pop3,omitempty"`
 }
 
 // Batch is a set of moves that were started together.

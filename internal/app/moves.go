@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 
@@ -86,7 +87,8 @@ func (m *migrations) Start(ctx context.Context, r admin.MoveRequest) (admin.Batc
 		r.Parallel = m.app.conf.Migrate.Parallel
 	}
 	return m.start(ctx, migrate.BatchSpec{Users: users, From: r.From, To: r.To, Parallel: r.Parallel, Dry: r.Dry, CopyOnly: r.CopyOnly,
-		Reread: r.Reread, Prove: r.Prove})
+		Reread: r.Reread, Prove: r.Prove,
+		POP3: migrate.POP3Mode(cmp.Or(r.POP3, m.app.conf.Migrate.POP3)), ForcePOP3: r.ForcePOP3})
 }
 
 func (m *migrations) start(ctx context.Context, spec migrate.BatchSpec) (admin.Batch, error) {
@@ -249,7 +251,8 @@ func (m *migrations) Retry(ctx context.Context, id string) (admin.Batch, error) 
 	if err != nil {
 		return admin.Batch{}, err
 	}
-	return m.start(ctx, migrate.BatchSpec{Users: failed, From: b.From, To: b.To, Parallel: m.app.conf.Migrate.Parallel})
+	return m.start(ctx, migrate.BatchSpec{Users: failed, From: b.From, To: b.To, Parallel: m.app.conf.Migrate.Parallel,
+		POP3: migrate.POP3Mode(m.app.conf.Migrate.POP3)})
 }
 
 // shownBatch is a batch as the admin API has it.

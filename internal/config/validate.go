@@ -56,6 +56,7 @@ func validate(c *Config, r *report) {
 	checkListen(c, r)
 	oneOf(r, "tls.cleartext_login", c.TLS.CleartextLogin, cleartextWays)
 	checkCredentials(c, r)
+	oneOf(r, "migrate.pop3", c.Migrate.POP3, []string{"auto", "always", "never"})
 	oneOf(r, "log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
 	oneOf(r, "log.format", c.Log.Format, []string{"text", "json"})
 	checkNumbers(c, r)
