@@ -135,6 +135,7 @@ type Store struct {
 	Alternates []string
 	Ports      map[Protocol]int
 	TLS        TLSMode
+	LMTPTLS    TLSMode // of deliveries, which carry no passwords; empty: TLS
 	// TLSConfig verifies the store's certificate; nil: system roots and the
 	// host name. It is cloned before use.
 	TLSConfig *tls.Config
@@ -151,6 +152,14 @@ type Store struct {
 
 // Local reports whether s is our own store.
 func (s *Store) Local() bool { return s.Type == StoreLocal }
+
+// TLSFor is how connections for p are protected.
+func (s *Store) TLSFor(p Protocol) TLSMode {
+	if p == LMTP && s.LMTPTLS != "" {
+		return s.LMTPTLS
+	}
+	return s.TLS
+}
 
 // Port is the port for p: the configured one or the protocol's default for the
 // TLS mode.

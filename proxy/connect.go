@@ -68,3 +68,9 @@ func detachText(conn *remote.TextConn, err error) (BackendConn, error) {
 func delegated(st *backend.Store, p backend.Protocol) bool {
 	return st.Local() || st.Login.Mode.Delegates(p)
 }
+
+// PortOf is the port that a session on a route is opened at.
+func PortOf(r backend.Route, p backend.Protocol) int {
+	st := storeFor(r)
+	return st.Port(p)
+}

@@ -212,3 +212,15 @@ func (p *Proxy) routeOf(pl backend.Placement) (backend.Route, error) {
 	}
 	return backend.Route{User: pl.User, Store: st, Host: host, Epoch: pl.Epoch}, err
 }
+
+// Route is where a login or delivery of a user would go now.
+func (p *Proxy) Route(ctx context.Context, entry backend.Entry) (backend.Route, error) {
+	pl, ok, err := p.o.Placements.Placement(ctx, entry.User)
+	if err != nil {
+		return backend.Route{}, err
+	}
+	if !ok {
+		return p.route(entry, nil)
+	}
+	return p.route(entry, &pl)
+}

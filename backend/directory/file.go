@@ -91,8 +91,13 @@ func NewFile(o FileOptions) (*File, error) {
 func (f *File) Name() string { return f.o.Name }
 
 // Lookup implements backend.Directory.
-func (f *File) Lookup(_ context.Context, name string) (backend.Entry, error) {
+func (f *File) Lookup(ctx context.Context, name string) (backend.Entry, error) {
 	u, err := f.find(name)
+	if err == nil {
+		trace(ctx, "file "+f.o.Path, "has a line for %q", name)
+	} else {
+		trace(ctx, "file "+f.o.Path, "%v", err)
+	}
 	if err != nil {
 		return backend.Entry{}, err
 	}

@@ -189,8 +189,10 @@ func (d *HTTP) ask(ctx context.Context, method, user string, password backend.Se
 	}
 	res, err := d.client.Do(req)
 	if err != nil {
+		trace(ctx, asked(d, method, user), "%v", err)
 		return nil, d.cannotTell("%w", err)
 	}
+	d.traceAnswer(ctx, asked(d, method, user), res)
 	defer res.Body.Close()
 	_, _ = io.CopyN(io.Discard, res.Body, maxAnswer) // a connection is used again when all was read
 	if res.StatusCode != http.StatusOK || res.Header.Get("Auth-Status") == "" {

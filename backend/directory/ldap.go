@@ -225,6 +225,7 @@ func (d *LDAP) searchOne(ctx context.Context, filter string) (found []*ldap.Entr
 		Filter:     filter,
 		Attributes: d.attributes(),
 	}
+	d.traceServers(ctx)
 	err = d.each(ctx, func(s *ldapServer) (bool, error) {
 		var refs []string
 		err := s.do(ctx, searchIdentity, func(c *ldap.Conn) error {
@@ -235,10 +236,14 @@ func (d *LDAP) searchOne(ctx context.Context, filter string) (found []*ldap.Entr
 			}
 			return err
 		})
+		d.traceSearch(ctx, s.url, req, found, err)
 		if err != nil || !d.o.FollowReferrals {
 			return false, err
 		}
 		more, err := s.follow(ctx, refs, req)
+		if len(refs) > 0 {
+			d.traceSearch(ctx, strings.Join(refs, ", "), req, more, err)
+		}
 		found = append(found, more...)
 		return false, err
 	})

@@ -89,6 +89,7 @@ func (n *Names) lookup(ctx context.Context, name string, ask func(context.Contex
 	if !validName(name) || !validName(key) {
 		return backend.Entry{}, notFound(n.Name(), name)
 	}
+	trace(ctx, "names of directory "+n.Name(), "%q is looked up as %q", name, key)
 	e, err := ask(ctx, key)
 	if err != nil {
 		return e, err
@@ -100,6 +101,7 @@ func (n *Names) lookup(ctx context.Context, name string, ask func(context.Contex
 	if e.User = n.o.Login.apply(user, n.o.Delimiter); !validName(e.User) {
 		return backend.Entry{}, notFound(n.Name(), name)
 	}
+	trace(ctx, "names of directory "+n.Name(), "the store knows the user as %q", e.User)
 	return e, nil
 }
 

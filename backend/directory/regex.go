@@ -64,7 +64,7 @@ func NewRegex(o RegexOptions) (*Regex, error) {
 func (d *Regex) Name() string { return d.name }
 
 // Lookup implements backend.Directory.
-func (d *Regex) Lookup(_ context.Context, name string) (backend.Entry, error) {
+func (d *Regex) Lookup(ctx context.Context, name string) (backend.Entry, error) {
 	if !validName(name) {
 		return backend.Entry{}, notFound(d.name, name)
 	}
@@ -72,8 +72,10 @@ func (d *Regex) Lookup(_ context.Context, name string) (backend.Entry, error) {
 		r := &d.rules[i]
 		groups := r.re.FindStringSubmatchIndex(name)
 		if groups == nil {
+			trace(ctx, fmt.Sprintf("directory %s, rule %d", d.name, i+1), "%s does not match %q", r.re, name)
 			continue
 		}
+		trace(ctx, fmt.Sprintf("directory %s, rule %d", d.name, i+1), "%s matches %q and decides", r.re, name)
 		e := backend.Entry{Directory: d.name, ID: fmt.Sprintf("rule %d", i+1),
 			User:  string(r.re.ExpandString(nil, r.user, name, groups)),
 			Store: string(r.re.ExpandString(nil, r.store, name, groups))}

@@ -228,6 +228,9 @@ func (r *Replica) Lookup(ctx context.Context, name string) (backend.Entry, error
 
 // LookupFresh asks the source, whatever is known. KindUnavailable: it is away.
 func (r *Replica) LookupFresh(ctx context.Context, name string) (backend.Entry, error) {
+	if tracing(ctx) {
+		trace(ctx, "replica of directory "+r.Name(), "%s; the directory itself is asked here", r.state())
+	}
 	return r.src.Lookup(ctx, name)
 }
 

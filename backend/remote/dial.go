@@ -77,7 +77,7 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 		}
 		_ = conn.SetWriteDeadline(time.Time{})
 	}
-	if t.Store.TLS != backend.TLSImplicit {
+	if t.Store.TLSFor(p) != backend.TLSImplicit {
 		return conn, nil
 	}
 	return t.startTLS(ctx, p, conn)

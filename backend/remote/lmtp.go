@@ -20,7 +20,7 @@ func DialLMTP(ctx context.Context, t Target) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.Store.TLS == backend.TLSImplicit || t.Store.TLS == backend.TLSNone {
+	if m := t.Store.TLSFor(backend.LMTP); m == backend.TLSImplicit || m == backend.TLSNone {
 		return conn, nil
 	}
 	l := &link{Conn: conn, timeout: t.timeout()}

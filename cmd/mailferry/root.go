@@ -49,7 +49,7 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.file, "config", os.Getenv("MAILFERRY_CONFIG"), "configuration `file` of the node; also from MAILFERRY_CONFIG")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print listings as JSON")
 	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.verifyCommand(), c.whoCommand(),
-		c.kickCommand(), c.drainCommand(), c.explainCommand(), c.placementsCommand(), c.healthCommand(), c.fsckCommand(), c.versionCommand())
+		c.kickCommand(), c.drainCommand(), c.explainCommand(), c.verifyRoutesCommand(), c.placementsCommand(), c.healthCommand(), c.fsckCommand(), c.versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)

@@ -73,27 +73,6 @@ not wait for that.`,
 	return cmd
 }
 
-func (c *cli) explainCommand() *cobra.Command {
-	return &cobra.Command{Use: "explain USER", Short: "Show step by step how a name becomes a route", Args: cobra.ExactArgs(1),
-		Example: "  mailferry explain anna@example.org",
-		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
-			e, err := node.Explain(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if c.json {
-				return c.printJSON(e)
-			}
-			for i, s := range e.Steps {
-				fmt.Fprintf(c.stdout, "%d. %s: %s\n", i+1, s.Asked, s.Answered)
-			}
-			if e.Error != "" {
-				return fmt.Errorf("%s has no route: %s", e.Name, e.Error)
-			}
-			return c.done("=> %s", e.Route)
-		})}
-}
-
 func (c *cli) placementsCommand() *cobra.Command {
 	return &cobra.Command{Use: "placements", Short: "List the routes that migrations have decided", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, node *admin.Client, _ []string) error {

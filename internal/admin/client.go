@@ -167,13 +167,3 @@ func (c *Client) Check(ctx context.Context, bodies bool) ([]string, error) {
 	}
 	return get[[]string](ctx, c, "/v1/fsck")
 }
-
-// Explain implements Routes.
-func (c *Client) Explain(ctx context.Context, name string) (Explanation, error) {
-	return get[Explanation](ctx, c, "/v1/explain/%s", name)
-}
-
-// Placements implements Routes.
-func (c *Client) Placements(ctx context.Context) ([]backend.Placement, error) {
-	return get[[]backend.Placement](ctx, c, "/v1/placements")
-}

@@ -88,9 +88,11 @@ func (s *Service) api() http.Handler {
 	s.userRequests(handle)
 	s.sessionRequests(handle)
 	s.otherRequests(handle)
+	s.routeRequests(handle)
 	s.migrationRequests(handle)
 	mux.HandleFunc("GET /v1/migrations/{id}/watch", s.watch)
 	mux.HandleFunc("POST /v1/verifications", s.verify)
+	mux.HandleFunc("POST /v1/verify-routes", s.verifyRoutes)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, backend.NewError(backend.KindNotFound, "no such request: "+r.Method+" "+r.URL.Path))
 	})
@@ -145,10 +147,6 @@ func (s *Service) otherRequests(handle register) {
 		}
 		return list(s.Checker.Check(r.Context(), r.FormValue("bodies") != ""))
 	})
-	handle("GET /v1/explain/{name}", func(r *http.Request) (any, error) {
-		return s.Routes.Explain(r.Context(), r.PathValue("name"))
-	})
-	handle("GET /v1/placements", func(r *http.Request) (any, error) { return list(s.Routes.Placements(r.Context())) })
 }
 
 func missing(role string) error {

@@ -25,22 +25,6 @@ type NewUser struct {
 	Aliases  []string `json:"aliases,omitempty"`
 }
 
-// Explanation is how a name becomes a route, step by step.
-type Explanation struct {
-	Name  string `json:"name"`
-	Steps []Step `json:"steps"`
-	// Route is the result in one line, empty when there is none.
-	Route string `json:"route,omitempty"`
-	// Error says why there is no route.
-	Error string `json:"error,omitempty"`
-}
-
-// Step is one question and its answer.
-type Step struct {
-	Asked    string `json:"asked"`
-	Answered string `json:"answered"`
-}
-
 // Health is what /healthz and the commands show of a node.
 type Health struct {
 	Node    string            `json:"node"`
@@ -67,12 +51,6 @@ type Checker interface {
 	// Check reads every record, with bodies every octet, and lists what is
 	// wrong; empty means nothing is.
 	Check(ctx context.Context, bodies bool) ([]string, error)
-}
-
-// Routes tells how users are routed.
-type Routes interface {
-	Explain(ctx context.Context, name string) (Explanation, error)
-	Placements(ctx context.Context) ([]backend.Placement, error)
 }
 
 // Migrations moves users.

@@ -316,3 +316,10 @@ func (r replacing) Register(c prometheus.Collector) error {
 	}
 	return err
 }
+
+// explain tells step by step what is known of a name.
+func (d *directories) explain(ctx context.Context, name string) directory.Explanation {
+	c, leave := d.enter()
+	defer leave()
+	return c.Explain(ctx, name)
+}

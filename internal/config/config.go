@@ -190,6 +190,7 @@ type Store struct {
 	Address     string            `mapstructure:"address" doc:"Host name or IP address. Without one the store serves any host that a directory names."`
 	Ports       map[string]int    `mapstructure:"ports" doc:"Ports by protocol (imap, pop3, managesieve, lmtp). Default: those of the protocols."`
 	TLS         backend.TLSMode   `mapstructure:"tls" doc:"starttls, implicit or none. A store that does not offer what is asked for is refused." default:"starttls"`
+	LMTPTLS     backend.TLSMode   `mapstructure:"lmtp_tls" doc:"The same for deliveries by LMTP, which Cyrus takes without TLS inside a trusted network. Default: as tls."`
 	CA          string            `mapstructure:"ca" doc:"PEM file of the authorities that may have signed the store's certificate. Default: those of the system."`
 	TLSName     string            `mapstructure:"tls_name" doc:"The name in the store's certificate, when it is not the address."`
 	Login       Login             `mapstructure:"login" doc:"How to log in for a user. Our own store needs none."`

@@ -152,6 +152,9 @@ func checkStore(c *Config, i int, r *report) {
 	}
 	oneOf(r, key+".type", s.Type, storeTypes)
 	oneOf(r, key+".tls", s.TLS, tlsModes)
+	if s.LMTPTLS != "" {
+		oneOf(r, key+".lmtp_tls", s.LMTPTLS, tlsModes)
+	}
 	oneOf(r, key+".login.mode", s.Login.Mode, loginModes)
 	oneOf(r, key+".identity", s.Identity, []backend.Identity{backend.IdentityNone, backend.IdentityNative, backend.IdentityProxy})
 	for protocol, port := range s.Ports {
