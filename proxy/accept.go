@@ -19,7 +19,7 @@ type front struct {
 	p        *Proxy
 	proto    *protocol
 	id       string
-	log      *slog.Logger
+	log      labelled
 	c        *line.Conn
 	d        *line.Decoder
 	deadline time.Time // of the login
@@ -93,7 +93,7 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 		nc.Close()
 		return
 	}
-	log := p.log.With("session", id, "client", nc.RemoteAddr().String())
+	log := label(p.log, slog.String("session", id), slog.Any("client", address{nc.RemoteAddr()}))
 	p.metrics.connections.WithLabelValues(string(proto.name)).Inc()
 	prefix := prefixOf(nc.RemoteAddr())
 	if !p.guard.enter(prefix) {
@@ -104,9 +104,13 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 	defer p.guard.leave(prefix)
 	if implicit {
 		t := tls.Server(nc, p.tlsFor(proto))
-		ctx, cancel := context.WithTimeout(p.ctx, p.o.HandshakeLimit)
-		err := t.HandshakeContext(ctx)
-		cancel()
+		// A deadline, since a context would cost a goroutine more.
+		nc.SetDeadline(time.Now().Add(p.o.HandshakeLimit))
+		stop := context.AfterFunc(p.ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
+		err := t.Handshake()
+		if stop() {
+			nc.SetDeadline(time.Time{})
+		}
 		if err != nil {
 			log.Debug("TLS handshake failed", "error", err)
 			nc.Close()
@@ -126,18 +130,22 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 	guard.Stop()
 	if s == nil {
 		f.c.Close()
+		f.c.Release()
 		return
 	}
-	f = nil // its buffers
-	s.run(received)
+	s.upBuf.preload(received)
+	f.c.Release()
+	f = nil
+	s.run()
 	p.reg.leave(s)
-	s.log.Info("session ended", "after", time.Since(s.started).Round(time.Millisecond))
+	if s.log.on(slog.LevelInfo) {
+		s.log.Info("session ended", "after", time.Since(s.started).Round(time.Millisecond))
+	}
 }
 
 // run leads a client through the dialogue before login; nil: it did not log in.
 func (f *front) run() (*session, []byte) {
-	ctx, cancel := context.WithCancel(f.p.ctx)
-	defer cancel()
+	ctx := f.p.ctx
 	// A stopping proxy ends the wait for commands.
 	defer context.AfterFunc(ctx, f.c.Wake)()
 	if f.proto.greet(f) != nil {
@@ -196,8 +204,10 @@ func (f *front) admitted(s *session, c credentials, begin time.Time) (*session, 
 	f.p.guard.right(prefixOf(s.client.RemoteAddr()), userKey(c.user))
 	f.p.metrics.logins.WithLabelValues("ok").Inc()
 	f.p.metrics.loginTime.Observe(time.Since(begin).Seconds())
-	s.log.Info("login", "store", s.route.Store.Name, "host", cmp.Or(s.at, s.route.Host), "epoch", s.route.Epoch, "client", s.client.RemoteAddr().String(),
-		"took", time.Since(begin).Round(time.Microsecond))
+	if s.log.on(slog.LevelInfo) {
+		s.log.Info("login", "store", s.route.Store.Name, "host", cmp.Or(s.at, s.route.Host), "epoch", s.route.Epoch, "client", s.client.RemoteAddr().String(),
+			"took", time.Since(begin).Round(time.Microsecond))
+	}
 	_, received := f.c.Hijack()
 	return s, received
 }

@@ -54,13 +54,15 @@ func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, e
 	}
 	// Wait for a hold before the password is checked, so that the check is as
 	// short before the connection as it can be.
-	_, t, _, err := p.reg.admit(ctx, entry.User, false, p.o.HoldWait)
-	if err != nil {
-		return nil, held(err)
-	}
-	t.close()
 	// A token or a certificate says nothing of the user's password.
 	password := c.token == "" && !c.proven
+	if password && entry.CheckPassword {
+		_, t, _, err := p.reg.admit(ctx, entry.User, false, p.o.HoldWait)
+		if err != nil {
+			return nil, held(err)
+		}
+		t.close()
+	}
 	if password && !p.guard.mayCheck(entry.User, c.password) {
 		p.nobody(ctx, c.password)
 		return nil, denied(errors.New("too many wrong passwords within an hour: this one is not checked"))

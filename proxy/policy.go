@@ -17,6 +17,7 @@ type policy struct {
 	caps      []string // announced, in the store's order, upper case
 	has       map[string]bool
 	resumable map[string]bool // ENABLEd features that RESUME restores
+	listed    string          // see list
 }
 
 // newPolicy admits what is in every list, in the order of the first.
@@ -36,6 +37,7 @@ func newPolicy(resumable []string, lists ...[]string) *policy {
 			p.caps = append(p.caps, c)
 		}
 	}
+	p.listed = strings.Replace(strings.Join(p.caps, " "), "IMAP4REV", "IMAP4rev", 2)
 	return p
 }
 
@@ -50,9 +52,7 @@ func forbidden(c string) bool {
 
 // list is the capability list as announced, with the spelling of RFC 3501 for
 // clients that compare octets.
-func (p *policy) list() string {
-	return strings.Replace(strings.Join(p.caps, " "), "IMAP4REV", "IMAP4rev", 2)
-}
+func (p *policy) list() string { return p.listed }
 
 // needs says which capability a command needs, any one of several; commands of
 // RFC 3501 need none. A command that is not here is not admitted.

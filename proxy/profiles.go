@@ -29,11 +29,21 @@ type profiles struct {
 
 	mu     sync.Mutex
 	caps   map[string][]string
-	cached map[string]*policy // by store and its announced list
+	cached map[string]*policy // by the list
+	// recent is what the last login of a store got, valid while the lists are
+	// what they were: nearly every login finds its policy there.
+	recent  map[[2]string]recentPolicy
+	changes uint64 // of caps
+}
+
+type recentPolicy struct {
+	caps    []string
+	changes uint64
+	policy  *policy
 }
 
 func newProfiles(o *Options) *profiles {
-	p := &profiles{resumable: o.Resumable, groups: map[string][]string{}, caps: maps.Clone(o.Capabilities), cached: map[string]*policy{}}
+	p := &profiles{resumable: o.Resumable, groups: map[string][]string{}, caps: maps.Clone(o.Capabilities), cached: map[string]*policy{}, recent: map[[2]string]recentPolicy{}}
 	if p.caps == nil {
 		p.caps = map[string][]string{}
 	}
@@ -55,9 +65,21 @@ func newProfiles(o *Options) *profiles {
 func (p *profiles) policy(store *backend.Store, target string, caps []string) *policy {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !store.Local() {
+	if !store.Local() && (p.caps[store.Name] == nil || !slices.Equal(p.caps[store.Name], caps)) {
 		p.caps[store.Name] = caps
+		p.changes++
 	}
+	key := [2]string{store.Name, target}
+	if r, ok := p.recent[key]; ok && r.changes == p.changes && slices.Equal(r.caps, caps) {
+		return r.policy
+	}
+	pol := p.common(store, target, caps)
+	p.recent[key] = recentPolicy{caps, p.changes, pol}
+	return pol
+}
+
+// common makes or finds a policy. The caller holds mu.
+func (p *profiles) common(store *backend.Store, target string, caps []string) *policy {
 	lists := [][]string{caps}
 	others := slices.Clone(p.groups[store.Name])
 	if target != "" {

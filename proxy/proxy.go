@@ -26,6 +26,7 @@ type Proxy struct {
 	reg      *registry
 	unwatch  func()
 	lmtp     lmtpServers
+	tls      sync.Map // *tls.Config by ALPN name
 	drains   drains
 
 	upOctets, downOctets prometheus.Counter
@@ -85,12 +86,19 @@ func (p *Proxy) serveProtocol(l net.Listener, proto *protocol, implicitTLS bool)
 
 // tlsFor is the TLS configuration for a protocol. The protocol's name is
 // demanded of clients that speak ALPN (RFC 7301), against cross-protocol attacks.
+//
+// There is one per protocol, because the keys of session tickets are its own:
+// a client resumes what it began under the same configuration.
 func (p *Proxy) tlsFor(proto *protocol) *tls.Config {
+	if c, ok := p.tls.Load(proto.alpn); ok {
+		return c.(*tls.Config)
+	}
 	c := p.o.TLS.Clone()
 	c.NextProtos = []string{proto.alpn}
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
 	p.askCertificate(c)
-	return c
+	first, _ := p.tls.LoadOrStore(proto.alpn, c)
+	return first.(*tls.Config)
 }
 
 func (p *Proxy) track(l net.Listener) bool {

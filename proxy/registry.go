@@ -29,8 +29,9 @@ type user struct {
 
 	epoch   uint64        // of the newest placement seen
 	holding bool          // that placement is a hold
-	changed chan struct{} // closed and replaced at each placement
-	settled chan struct{} // closed and replaced when a ticket is given back
+	changes uint64        // counts placements
+	changed chan struct{} // closed at the next placement; nil: nobody waits
+	settled chan struct{} // closed when a ticket is given back; nil: nobody waits
 	queue   []backend.Placement
 	running bool
 	pauses  []time.Duration // of logins and deliveries, for the report
@@ -55,8 +56,7 @@ func (r *registry) get(name string) *user {
 	key := userKey(name)
 	u := r.users[key]
 	if u == nil {
-		u = &user{key: key, sessions: map[*session]struct{}{}, tickets: map[*ticket]struct{}{},
-			waiting: map[*time.Time]struct{}{}, changed: make(chan struct{}), settled: make(chan struct{})}
+		u = &user{key: key, sessions: map[*session]struct{}{}, tickets: map[*ticket]struct{}{}}
 		r.users[key] = u
 	}
 	return u
@@ -73,11 +73,10 @@ func (r *registry) tidy(u *user) {
 // hold; it waits for that up to limit. ctx ends when a hold begins during a
 // login. KindTemporary: still on hold.
 func (r *registry) admit(ctx context.Context, name string, delivery bool, limit time.Duration) (context.Context, *ticket, *backend.Placement, error) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+	var timer *time.Timer // most have nothing to wait for
 	since := time.Now()
 	for {
-		tctx, t, changed := r.open(ctx, name, delivery)
+		tctx, t, changes := r.open(ctx, name, delivery)
 		pl, ok, err := r.p.o.Placements.Placement(ctx, name)
 		if err != nil {
 			t.close()
@@ -89,8 +88,12 @@ func (r *registry) admit(ctx context.Context, name string, delivery bool, limit 
 			}
 			return tctx, t, &pl, nil
 		}
-		forget := r.await(t.u, &since)
+		changed, forget := r.await(t.u, &since, changes)
 		t.close()
+		if timer == nil {
+			timer = time.NewTimer(limit - time.Since(since))
+			defer timer.Stop()
+		}
 		select {
 		case <-changed:
 			forget()
@@ -104,7 +107,8 @@ func (r *registry) admit(ctx context.Context, name string, delivery bool, limit 
 	}
 }
 
-func (r *registry) open(ctx context.Context, name string, delivery bool) (context.Context, *ticket, <-chan struct{}) {
+// open makes a ticket; changes is how many placements there have been so far.
+func (r *registry) open(ctx context.Context, name string, delivery bool) (_ context.Context, _ *ticket, changes uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	u := r.get(name)
@@ -113,7 +117,7 @@ func (r *registry) open(ctx context.Context, name string, delivery bool) (contex
 		ctx, t.cancel = context.WithCancel(ctx)
 	}
 	u.tickets[t] = struct{}{}
-	return ctx, t, u.changed
+	return ctx, t, u.changes
 }
 
 // usable reports whether neither the table nor its news speak of a hold. The
@@ -124,11 +128,24 @@ func (r *registry) usable(t *ticket, ok bool, pl backend.Placement) bool {
 	return !t.u.holding && !(ok && pl.State == backend.PlacementHolding)
 }
 
-func (r *registry) await(u *user, since *time.Time) (forget func()) {
+// await returns what is closed once there have been more than so many placements.
+func (r *registry) await(u *user, since *time.Time, changes uint64) (changed <-chan struct{}, forget func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if u.waiting == nil {
+		u.waiting = map[*time.Time]struct{}{}
+	}
 	u.waiting[since] = struct{}{}
-	return func() {
+	if u.changed == nil {
+		u.changed = make(chan struct{})
+	}
+	changed = u.changed
+	if u.changes != changes {
+		done := make(chan struct{})
+		close(done)
+		changed = done
+	}
+	return changed, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		delete(u.waiting, since)
@@ -152,8 +169,10 @@ func (t *ticket) drop() {
 		t.cancel()
 	}
 	delete(t.u.tickets, t)
-	close(t.u.settled)
-	t.u.settled = make(chan struct{})
+	if t.u.settled != nil {
+		close(t.u.settled)
+		t.u.settled = nil
+	}
 	t.r.tidy(t.u)
 }
 
@@ -216,8 +235,11 @@ func (r *registry) changed(p backend.Placement) {
 		return
 	}
 	u.epoch, u.holding = p.Epoch, p.State == backend.PlacementHolding
-	close(u.changed)
-	u.changed = make(chan struct{})
+	u.changes++
+	if u.changed != nil {
+		close(u.changed)
+		u.changed = nil
+	}
 	if u.holding {
 		u.pauses = nil
 	} else {
@@ -275,6 +297,9 @@ func (r *registry) quiesce(u *user, limit time.Duration) (logins, deliveries int
 			}
 			logins++
 			t.cancel()
+		}
+		if u.settled == nil {
+			u.settled = make(chan struct{})
 		}
 		settled := u.settled
 		r.mu.Unlock()

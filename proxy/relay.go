@@ -36,7 +36,7 @@ type session struct {
 	user     string
 	client   wakeReader
 	started  time.Time
-	log      *slog.Logger
+	log      labelled
 	password backend.Secret // kept only where the store has no delegated login
 
 	upBuf, downBuf buffer // of their goroutines
@@ -66,7 +66,7 @@ type session struct {
 
 func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, tr framing) *session {
 	s := &session{p: f.p, proto: f.proto, id: f.id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
-		log: f.p.log.With("session", f.id, "user", route.User), route: route,
+		log: label(f.p.log, slog.String("session", f.id), slog.String("user", route.User)), route: route,
 		tr:   tr,
 		leg:  &leg{Conn: b.Conn, pre: b.Buffered},
 		done: make(chan struct{})}
@@ -74,9 +74,9 @@ func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, t
 	return s
 }
 
-// run carries octets until one side ends. It closes both connections.
-func (s *session) run(received []byte) {
-	s.upBuf.preload(received)
+// run carries octets until one side ends. It closes both connections. What the
+// client has sent already is in upBuf.
+func (s *session) run() {
 	var wg sync.WaitGroup
 	wg.Go(s.up)
 	s.down()

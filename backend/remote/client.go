@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type Client struct {
 func NewClient(c *IMAPConn) *Client {
 	c.link.setTimeout(ProgressTimeout)
 	c.scan.grow()
+	c.w = bufio.NewWriter(c.link)
 	return &Client{conn: c, profile: ProfileOf(c.target.Store.Type), enabled: map[string]bool{}}
 }
 

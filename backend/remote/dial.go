@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -58,14 +59,7 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 	if t.Store == nil || t.host() == "" {
 		return nil, backend.Errorf(backend.KindBug, "", "dial %s: store without address", p)
 	}
-	limited, cancel := context.WithTimeout(ctx, t.timeout())
-	defer cancel()
-	addr := net.JoinHostPort(t.host(), strconv.Itoa(t.Store.Port(p)))
-	dial := t.Dial
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	conn, err := dial(limited, "tcp", addr)
+	conn, err := t.connect(ctx, p)
 	if err != nil {
 		return nil, t.unavailable(p, stepDial, ended(ctx, err))
 	}
@@ -81,6 +75,27 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 		return conn, nil
 	}
 	return t.startTLS(ctx, p, conn)
+}
+
+// connect opens the TCP connection. Most stores have an address, for which the
+// resolver is not troubled.
+func (t *Target) connect(ctx context.Context, p backend.Protocol) (net.Conn, error) {
+	port := t.Store.Port(p)
+	if ip, err := netip.ParseAddr(t.host()); err == nil && t.Dial == nil {
+		d := net.Dialer{Timeout: t.timeout()}
+		conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(ip, uint16(port)))
+		if err != nil {
+			return nil, err // not a nil *TCPConn
+		}
+		return conn, nil
+	}
+	limited, cancel := context.WithTimeout(ctx, t.timeout())
+	defer cancel()
+	dial := t.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	return dial(limited, "tcp", net.JoinHostPort(t.host(), strconv.Itoa(port)))
 }
 
 // startTLS ends the handshake within the timeout, or closes conn.

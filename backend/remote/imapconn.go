@@ -19,8 +19,8 @@ type IMAPConn struct {
 	target Target
 	link   *link
 	scan   *scanner
-	w      *bufio.Writer
-	caps   []string // upper case, as last announced
+	w      *bufio.Writer // NewClient's; a login sends line by line
+	caps   []string      // upper case, as last announced
 	// announced: caps are of the present state (RFC 9051 6.1.1: they change
 	// with TLS and with login).
 	announced bool
@@ -48,28 +48,30 @@ func DialIMAP(ctx context.Context, t Target) (*IMAPConn, error) {
 
 func newIMAPConn(t Target, conn net.Conn) *IMAPConn {
 	l := &link{Conn: conn, timeout: t.timeout()}
-	return &IMAPConn{target: t, link: l, scan: newScanner(l), w: bufio.NewWriter(l)}
+	return &IMAPConn{target: t, link: l, scan: newScanner(l)}
 }
 
 // login takes the connection from the greeting to the authenticated state.
 func (c *IMAPConn) login(ctx context.Context) error {
 	// Each wait is short; a store that trickles must end as well.
-	ctx, cancel := context.WithTimeout(ctx, (4+loginFactor)*c.target.timeout())
-	defer cancel()
+	c.link.setUntil((4 + loginFactor) * c.target.timeout())
+	defer c.link.setUntil(0)
 	defer c.link.watch(ctx)()
-	steps := []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"greeting", c.greeting}, {"STARTTLS", c.upgrade}, {"CAPABILITY", c.capability}, {"ID", c.tellOrigin},
-		{stepLogin, c.authenticate}, {"CAPABILITY", c.capability},
-	}
-	for _, s := range steps {
-		if err := s.do(ctx); err != nil {
+	for _, s := range &imapSteps {
+		if err := s.do(c, ctx); err != nil {
 			return c.failed(ctx, s.name, err)
 		}
 	}
 	return nil
+}
+
+// imapSteps are the steps of a login.
+var imapSteps = [...]struct {
+	name string
+	do   func(*IMAPConn, context.Context) error
+}{
+	{"greeting", (*IMAPConn).greeting}, {"STARTTLS", (*IMAPConn).upgrade}, {"CAPABILITY", (*IMAPConn).capability},
+	{"ID", (*IMAPConn).tellOrigin}, {stepLogin, (*IMAPConn).authenticate}, {"CAPABILITY", (*IMAPConn).capability},
 }
 
 // failed gives err a kind, unless it has one.
@@ -177,10 +179,8 @@ func (c *IMAPConn) command(line string) (response, error) {
 }
 
 func (c *IMAPConn) send(s string) error {
-	if _, err := c.w.WriteString(s); err != nil {
-		return err
-	}
-	return c.w.Flush()
+	_, err := c.link.Write([]byte(s))
+	return err
 }
 
 // await reads up to tag's response. more answers continuation requests; nil
@@ -246,6 +246,7 @@ func (c *IMAPConn) Detach() (conn net.Conn, buffered []byte, caps []string) {
 		b, _ := c.scan.r.Peek(n)
 		buffered = slices.Clone(b)
 	}
+	c.scan.release()
 	_ = c.link.Conn.SetDeadline(time.Time{})
 	return c.link.Conn, buffered, c.caps
 }

@@ -16,6 +16,7 @@ type link struct {
 
 	mu      sync.Mutex
 	timeout time.Duration // per read or write; 0: none
+	until   time.Time     // of the whole exchange; zero: none
 	cut     bool          // interrupted: every deadline is in the past
 }
 
@@ -23,6 +24,16 @@ func (l *link) setTimeout(d time.Duration) {
 	l.mu.Lock()
 	l.timeout = d
 	l.mu.Unlock()
+}
+
+// setUntil bounds the whole exchange; 0 ends the bound.
+func (l *link) setUntil(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until = time.Time{}
+	if d > 0 {
+		l.until = time.Now().Add(d)
+	}
 }
 
 func (l *link) Read(p []byte) (int, error) {
@@ -42,7 +53,11 @@ func (l *link) arm(set func(time.Time) error) {
 	case l.cut:
 		_ = set(time.Unix(1, 0))
 	case l.timeout > 0:
-		_ = set(time.Now().Add(l.timeout))
+		t := time.Now().Add(l.timeout)
+		if !l.until.IsZero() && l.until.Before(t) {
+			t = l.until
+		}
+		_ = set(t)
 	default:
 		_ = set(time.Time{})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 )
 
 // Bounds of what is kept in memory of one response. What is longer is read and
@@ -35,7 +36,23 @@ type scanner struct {
 	buf []byte // scratch of token and str, valid until the next call
 }
 
-func newScanner(r io.Reader) *scanner { return &scanner{r: bufio.NewReaderSize(r, loginBuffer)} }
+// loginReaders serve one login after the other.
+var loginReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, loginBuffer) }}
+
+func newScanner(r io.Reader) *scanner {
+	s := &scanner{r: loginReaders.Get().(*bufio.Reader)}
+	s.r.Reset(r)
+	return s
+}
+
+// release gives the buffer to the next login; the scanner is of no further use.
+func (s *scanner) release() {
+	if s.r.Size() == loginBuffer {
+		s.r.Reset(nil)
+		loginReaders.Put(s.r)
+	}
+	s.r = nil
+}
 
 // grow prepares for reading accounts.
 func (s *scanner) grow() { s.r = bufio.NewReaderSize(s.r, readBuffer) }

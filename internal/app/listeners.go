@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -28,7 +29,7 @@ func bind(c *config.Config) (listeners, error) {
 	var errs []error
 	for name, addresses := range wanted {
 		for _, a := range addresses {
-			l, err := net.Listen("tcp", a)
+			l, err := listen(a)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("listen.%s: %w", name, err))
 				continue
@@ -40,6 +41,13 @@ func bind(c *config.Config) (listeners, error) {
 		return nil, errors.Join(err, bound.close())
 	}
 	return bound, nil
+}
+
+// listen opens a socket whose connections inherit what detects dead peers, so
+// that accepting one takes no call for it. The wait is long: phones sleep.
+func listen(address string) (net.Listener, error) {
+	c := net.ListenConfig{KeepAlive: -1, Control: keepAlive}
+	return c.Listen(context.Background(), "tcp", address)
 }
 
 // close closes all; one that its server has closed already is no error.

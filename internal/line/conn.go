@@ -47,6 +47,19 @@ func (c *Conn) Close() error { return c.nc.Close() }
 // Conn must not be used any more.
 func (c *Conn) Hijack() (nc net.Conn, received []byte) { return c.nc, c.Reader.Buffered() }
 
+// Release gives the buffers to later connections; the connection itself stays
+// open. What Hijack returned, and the Conn, must not be used any more.
+func (c *Conn) Release() {
+	if len(c.Reader.buf) == DefaultBuffer {
+		clear(c.Reader.buf) // it held a password
+		readBuffers.Put((*[DefaultBuffer]byte)(c.Reader.buf))
+	}
+	if cap(c.Writer.buf) == WriteBuffer {
+		writeBuffers.Put((*[WriteBuffer]byte)(c.Writer.buf[:WriteBuffer]))
+	}
+	c.Reader.buf, c.Writer.buf = nil, nil
+}
+
 // StartTLSServer sends ok (the protocol's go-ahead line) and becomes the
 // server of a TLS connection. When octets are waiting in clear it sends
 // nothing and returns ErrEarlyData; after any other error the connection must

@@ -41,10 +41,12 @@ type Reader struct {
 	woken   bool
 }
 
+var readBuffers = sync.Pool{New: func() any { return new([DefaultBuffer]byte) }}
+
 // NewReader returns a Reader with a buffer of size octets (0: DefaultBuffer).
 func NewReader(conn net.Conn, size int) *Reader {
-	if size <= 0 {
-		size = DefaultBuffer
+	if size <= 0 || size == DefaultBuffer {
+		return &Reader{conn: conn, buf: readBuffers.Get().(*[DefaultBuffer]byte)[:]}
 	}
 	return &Reader{conn: conn, buf: make([]byte, size)}
 }

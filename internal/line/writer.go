@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -21,10 +22,12 @@ type Writer struct {
 	err     error
 }
 
+var writeBuffers = sync.Pool{New: func() any { return new([WriteBuffer]byte) }}
+
 // NewWriter returns a Writer whose single writes to the connection may take up
 // to timeout (0: for ever).
 func NewWriter(conn net.Conn, timeout time.Duration) *Writer {
-	return &Writer{conn: conn, buf: make([]byte, 0, WriteBuffer), timeout: timeout}
+	return &Writer{conn: conn, buf: writeBuffers.Get().(*[WriteBuffer]byte)[:0], timeout: timeout}
 }
 
 // Err is the error that sticks.
