@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -77,25 +76,16 @@ func (t *Target) dial(ctx context.Context, p backend.Protocol) (net.Conn, error)
 	return t.startTLS(ctx, p, conn)
 }
 
-// connect opens the TCP connection. Most stores have an address, for which the
-// resolver is not troubled.
+// connect opens the TCP connection.
 func (t *Target) connect(ctx context.Context, p backend.Protocol) (net.Conn, error) {
-	port := t.Store.Port(p)
-	if ip, err := netip.ParseAddr(t.host()); err == nil && t.Dial == nil {
+	addr := net.JoinHostPort(t.host(), strconv.Itoa(t.Store.Port(p)))
+	if t.Dial == nil {
 		d := net.Dialer{Timeout: t.timeout()}
-		conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(ip, uint16(port)))
-		if err != nil {
-			return nil, err // not a nil *TCPConn
-		}
-		return conn, nil
+		return d.DialContext(ctx, "tcp", addr)
 	}
 	limited, cancel := context.WithTimeout(ctx, t.timeout())
 	defer cancel()
-	dial := t.Dial
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	return dial(limited, "tcp", net.JoinHostPort(t.host(), strconv.Itoa(port)))
+	return t.Dial(limited, "tcp", addr)
 }
 
 // startTLS ends the handshake within the timeout, or closes conn.
