@@ -69,6 +69,32 @@ type box struct {
 type Progress struct {
 	Messages, MessagesDone atomic.Int64
 	Octets, OctetsDone     atomic.Int64
+	// Planned is how many messages the first survey counted; those of Messages are
+	// listed, and more is known of them. 0 before, and when all are listed.
+	Planned  atomic.Int64
+	Surveyed atomic.Bool
+}
+
+func (p *Progress) figures() (f figures) {
+	if p.Surveyed.Load() {
+		f.users = 1
+	}
+	f.planned, f.messages, f.messagesDone = p.Planned.Load(), p.Messages.Load(), p.MessagesDone.Load()
+	f.octets, f.octetsDone = p.Octets.Load(), p.OctetsDone.Load()
+	return f
+}
+
+// plan notes what the first survey found.
+func (p *Progress) plan(pl *plan) {
+	if p.Surveyed.Load() {
+		return
+	}
+	n := int64(0)
+	for i := range pl.boxes {
+		n += int64(pl.boxes[i].status.Messages)
+	}
+	p.Planned.Store(n)
+	p.Surveyed.Store(true)
 }
 
 func newAccount(user string, dial func(context.Context) (*remote.Client, error), importer backend.Importer) *account {
@@ -161,6 +187,8 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 	}
 	a.planned = pl.exceptions
 	a.restore(pl)
+	a.progress.plan(pl)
+	defer a.progress.Planned.Store(0)
 	res := &pass{}
 	if a.syncBoxes(ctx, inboxFirst(pl.boxes), res); ctx.Err() != nil {
 		return res, context.Cause(ctx)

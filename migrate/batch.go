@@ -21,18 +21,28 @@ type batch struct {
 	mu      sync.Mutex
 	moves   map[string]Move         // guarded by mu
 	status  map[string]*progressLog // guarded by mu
-	queue   []string                // users that wait for a worker; guarded by mu
+	queue   *queue                  // users that wait for a worker; guarded by mu
 	open    int                     // users in the queue, with a worker, or in recovery; guarded by mu
 	wake    chan struct{}           // closed and renewed when anything changes; guarded by mu
 	paused  bool                    // guarded by mu
+	halt    string                  // why it paused itself; guarded by mu
+	failed0 []string                // failed before this process, and count for the rule to stop at; guarded by mu
 	stopped bool                    // guarded by mu
 	ended   bool                    // no worker is left; guarded by mu
+	counts  map[State]int           // guarded by mu
+	sum     figures                 // of users who are not at work; guarded by mu
+	atWork  map[string]*progressLog // at work; guarded by mu
+	pace    estimator               // guarded by mu
+	dirty   map[int]map[string]bool // changed users, for each who watches; guarded by mu
 	cancel  context.CancelCauseFunc // guarded by mu
+
+	watchers int // ever; guarded by mu
 }
 
 // progressLog is what status shows of a user.
 type progressLog struct {
-	progress *Progress
+	progress *Progress // nil: never looked at
+	kept     figures   // what progress was at the end of a process before
 	began    time.Time
 	ended    time.Time
 	running  bool
@@ -60,11 +70,14 @@ func (t *routeTable) get(user string) (savedRoute, bool) {
 
 func newBatch(spec BatchSpec, j *journal) *batch {
 	b := &batch{spec: spec, journal: j, routes: &routeTable{m: make(map[string]savedRoute)},
-		moves: make(map[string]Move, len(spec.Users)), status: make(map[string]*progressLog), wake: make(chan struct{})}
-	for _, u := range spec.Users {
+		moves: make(map[string]Move, len(spec.Users)), status: make(map[string]*progressLog, len(spec.Users)), wake: make(chan struct{}),
+		counts: map[State]int{}, atWork: map[string]*progressLog{}, dirty: map[int]map[string]bool{}}
+	logs := make([]progressLog, len(spec.Users))
+	for i, u := range spec.Users {
 		b.moves[u] = NewMove(spec.until())
-		b.status[u] = &progressLog{}
+		b.status[u] = &logs[i]
 	}
+	b.counts[Listed] = len(spec.Users)
 	return b
 }
 
@@ -72,16 +85,23 @@ func newBatch(spec BatchSpec, j *journal) *batch {
 func (b *batch) restore(r *replayed) {
 	for u, m := range r.moves {
 		m.until = b.spec.until()
+		b.counts[b.moves[u].State]--
+		b.counts[m.State]++
 		b.moves[u] = m
-		if c, err := readCertificate(b.journal.dir, u); err == nil && m.Done() {
-			p := &Progress{} // what status shows of those who are done
-			p.Messages.Store(int64(c.Messages))
-			p.MessagesDone.Store(int64(c.Messages))
-			b.status[u].progress = p
+	}
+	for u, f := range r.figures { // what status shows of those who are done
+		if s := b.status[u]; s != nil && b.moves[u].Done() {
+			s.kept = f
+			b.sum.add(f, 1)
 		}
 	}
 	maps.Copy(b.routes.m, r.routes)
-	b.paused, b.stopped = r.order == orderPause, r.order == orderStop
+	b.paused, b.stopped, b.halt = r.order == orderPause, r.order == orderStop, r.why
+	for u, m := range b.moves {
+		if m.State == Failed && !r.forgiven[u] {
+			b.failed0 = append(b.failed0, u)
+		}
+	}
 }
 
 // begin fills the queue; users who are on hold go by heldUsers.
@@ -89,16 +109,14 @@ func (b *batch) begin(cancel context.CancelCauseFunc) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cancel, b.ended = cancel, false
-	for _, u := range b.spec.Users {
-		m := b.moves[u]
-		if m.Done() || b.stopped && !m.held() {
-			continue
-		}
-		b.open++
-		if !m.held() {
-			b.queue = append(b.queue, u)
-		}
+	b.queue = newQueue(&b.spec)
+	for _, u := range b.failed0 {
+		b.queue.failed[b.queue.wave[u]]++
 	}
+	b.open = b.queue.fill(func(u string) (needs, ahead bool) {
+		m := b.moves[u]
+		return !m.Done() && !(b.stopped && !m.held()), m.held()
+	})
 }
 
 // held reports a move whose hold was cut off by a crash, or whose flip is not
@@ -118,36 +136,52 @@ func (b *batch) heldUsers() (users []string) {
 
 func (b *batch) attempts() int { return cmp.Or(b.spec.Attempts, 8) }
 
-// parallel bounds the workers by what the old store may be asked for.
-func (b *batch) parallel(from *backend.Store) int {
+// parallel bounds the workers by what the old store may be asked for, when there
+// is one for all users.
+func (b *batch) parallel(stores map[string]*backend.Store) int {
 	n := cmp.Or(b.spec.Parallel, 4)
-	if from != nil && from.MaxConnections > 0 {
-		n = min(n, from.MaxConnections)
+	if from := b.spec.sources(); len(from) == 1 && stores[from[0]] != nil && stores[from[0]].MaxConnections > 0 {
+		n = min(n, stores[from[0]].MaxConnections)
 	}
 	return max(1, min(n, len(b.spec.Users)))
 }
 
-// next is the next user for a worker; it waits while the batch is paused or
-// users are in recovery, and ends when nothing is left.
-func (b *batch) next(ctx context.Context) (string, bool) {
+// next is the next user for a worker, flip when they only have to be flipped; it
+// waits while the batch is paused, users are in recovery or a window is closed,
+// and ends when nothing is left.
+func (b *batch) next(ctx context.Context) (user string, flip, ok bool) {
 	for {
 		b.mu.Lock()
-		if ctx.Err() != nil || b.open == 0 || b.stopped && len(b.queue) == 0 {
+		if ctx.Err() != nil || b.open == 0 || b.stopped {
 			b.mu.Unlock()
-			return "", false
+			return "", false, false
 		}
-		if len(b.queue) > 0 && !b.paused {
-			u := b.queue[0]
-			b.queue = b.queue[1:]
-			b.mu.Unlock()
-			return u, true
+		var again time.Time
+		if !b.paused {
+			user, flip, again = b.queue.next(time.Now())
 		}
 		wake := b.wake
 		b.mu.Unlock()
-		select {
-		case <-wake:
-		case <-ctx.Done():
+		if user != "" {
+			return user, flip, true
 		}
+		await(ctx, wake, again)
+	}
+}
+
+// await waits for a channel, for a moment of the clock unless it is zero, or for
+// ctx.
+func await(ctx context.Context, wake <-chan struct{}, at time.Time) {
+	var tick <-chan time.Time
+	if !at.IsZero() {
+		t := time.NewTimer(max(time.Until(at), time.Millisecond))
+		defer t.Stop()
+		tick = t.C
+	}
+	select {
+	case <-wake:
+	case <-tick:
+	case <-ctx.Done():
 	}
 }
 
@@ -162,23 +196,43 @@ func (b *batch) requeue(user string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if m := b.moves[user]; m.Done() || b.stopped || m.held() {
-		b.open--
+		b.endedLocked(user)
 	} else {
-		b.queue = append([]string{user}, b.queue...)
+		b.queue.back(user)
 	}
 	b.changed()
 }
 
-// finished takes a user off a worker; a paused one waits in the queue.
+// finished takes a user off a worker; a paused one waits in the line, one who is
+// ready and may not be flipped yet among those.
 func (b *batch) finished(user string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.moves[user].State == Paused && !b.stopped {
-		b.queue = append(b.queue, user)
-	} else {
-		b.open--
+	switch m := b.moves[user]; {
+	case b.stopped:
+		b.endedLocked(user)
+	case m.State == Paused:
+		b.queue.back(user)
+	case m.State == Ready && !m.Done() && b.status[user].err == "":
+		b.queue.park(user)
+	default:
+		b.endedLocked(user)
 	}
 	b.changed()
+}
+
+// endedLocked counts a user who needs nothing more, and halts the batch when too
+// many failed; callers hold mu.
+func (b *batch) endedLocked(user string) {
+	b.open--
+	halt := b.queue.done(user, b.moves[user].State == Failed)
+	if halt == "" || b.paused || b.stopped || b.open == 0 {
+		return
+	}
+	b.paused, b.halt = true, halt
+	if err := b.journal.order(record{Order: orderPause, Why: halt, Time: time.Now().UTC()}); err != nil {
+		b.halt += "; this is not in the journal: " + err.Error()
+	}
 }
 
 func (b *batch) moveOf(user string) Move {
@@ -195,42 +249,116 @@ func (b *batch) moveOf(user string) Move {
 func (b *batch) show(user string, m Move) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.counts[b.moves[user].State]--
+	b.counts[m.State]++
 	b.moves[user] = m
+	b.touch(user)
 	b.changed()
+}
+
+// touch notes a user for those who watch; callers hold mu.
+func (b *batch) touch(user string) {
+	for _, d := range b.dirty {
+		d[user] = true
+	}
 }
 
 func (b *batch) running(user string, on bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.status[user]
-	s.running = on
+	s, now := b.status[user], time.Now()
+	b.measure(now)
+	if s.running != on {
+		if s.running = on; on {
+			b.atWork[user] = s
+			b.sum.add(s.figures(), -1)
+		} else {
+			delete(b.atWork, user)
+			b.sum.add(s.figures(), 1)
+		}
+	}
 	if on && s.began.IsZero() {
-		s.began = time.Now()
+		s.began = now
 	}
 	s.ended = time.Time{}
 	if !on {
-		s.ended = time.Now()
+		s.ended = now
 	}
+	b.touch(user)
 	b.changed()
+}
+
+// figures are a user's; callers hold the batch's mu.
+func (s *progressLog) figures() figures {
+	if s.progress == nil {
+		return s.kept
+	}
+	return s.progress.figures()
+}
+
+// measure keeps account of how fast work gets done; callers hold mu. It is
+// called at every change and, while users are at work, every second.
+func (b *batch) measure(now time.Time) (f figures, done, total float64) {
+	f = b.sum
+	for _, s := range b.atWork {
+		f.add(s.figures(), 1)
+	}
+	ended := b.counts[Final] + b.counts[Failed] + b.counts[RolledBack] + b.counts[Flipped] + b.counts[Soaking]
+	switch b.spec.until() {
+	case Ready:
+		ended += b.counts[Ready]
+	case Checked:
+		ended += b.counts[Checked]
+	}
+	done, total = f.work(len(b.spec.Users), ended)
+	b.pace.observe(now, len(b.atWork) > 0 && !b.paused, done, float64(f.octetsDone))
+	return f, done, total
+}
+
+// watch gives a set of users who change from now on, until the returned function
+// is called; changes empties it.
+func (b *batch) watch() (set map[string]bool, cancel func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.watchers++
+	id := b.watchers
+	set = map[string]bool{}
+	b.dirty[id] = set
+	return set, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.dirty, id)
+	}
 }
 
 func (b *batch) attach(user string, p *Progress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.status[user].progress = p
+	s := b.status[user]
+	if !s.running {
+		b.sum.add(s.figures(), -1)
+		b.sum.add(p.figures(), 1)
+	}
+	s.progress = p
 }
 
 func (b *batch) broken(user string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.status[user].err = err.Error()
+	b.touch(user)
 }
 
-func (b *batch) pausing() bool {
+// pausing reports that no user may go on: by an order, or because the window is
+// closed. flip is for one who was taken to be flipped.
+func (b *batch) pausing(flip bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.paused || b.stopped
+	return b.paused || b.stopped || !b.spec.Window.Open(time.Now()) && !(flip && b.spec.flips().Open(time.Now()))
 }
+
+// mayFlip reports that users may be flipped now.
+func (b *batch) mayFlip() bool { return b.spec.flips().Open(time.Now()) }
 
 func (b *batch) active() bool {
 	b.mu.Lock()
@@ -262,8 +390,13 @@ func (b *batch) end(log *slog.Logger) {
 	defer b.mu.Unlock()
 	b.ended = true
 	if b.complete() {
-		if err := b.journal.compact(&b.spec, b.moves, b.routes, b.stopped); err != nil {
+		if err := b.journal.compact(&b.spec, b.moves, func(u string) figures { return b.status[u].figures() }, b.routes, b.stopped); err != nil {
 			log.Warn("journal not compacted", "batch", b.spec.ID, "error", err)
+		}
+		if b.counts[Failed] == 0 || b.stopped { // a retry needs them
+			if err := forgetSecrets(b.journal.dir); err != nil {
+				log.Error("passwords of a batch are left on the disk", "batch", b.spec.ID, "error", err)
+			}
 		}
 	}
 	b.journal.close()
@@ -280,10 +413,8 @@ func (b *batch) user(name string) UserStatus {
 func (b *batch) userLocked(name string) UserStatus {
 	m, s := b.moves[name], b.status[name]
 	u := UserStatus{User: name, State: m.State, Reason: cmp.Or(s.err, m.Reason), Tries: m.Tries, Running: s.running}
-	if p := s.progress; p != nil {
-		u.Messages, u.MessagesDone = p.Messages.Load(), p.MessagesDone.Load()
-		u.Octets, u.OctetsDone = p.Octets.Load(), p.OctetsDone.Load()
-	}
+	f := s.figures()
+	u.Messages, u.MessagesDone, u.Octets, u.OctetsDone = max(f.messages, f.planned), f.messagesDone, f.octets, f.octetsDone
 	if !s.began.IsZero() {
 		end := s.ended
 		if end.IsZero() {
@@ -297,18 +428,89 @@ func (b *batch) userLocked(name string) UserStatus {
 	return u
 }
 
-// snapshot is the batch's status, and a channel that closes at the next change.
+// snapshot is the batch's status with all users, and a channel that closes at the
+// next change.
 func (b *batch) snapshot() (*BatchStatus, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st := &BatchStatus{ID: b.spec.ID, From: b.spec.From, To: b.spec.To, Paused: b.paused, Stopped: b.stopped, Finished: b.ended,
-		Counts: make(map[State]int)}
+	st := b.summaryLocked()
+	st.Users = make([]UserStatus, 0, len(b.spec.Users))
 	for _, u := range b.spec.Users {
-		us := b.userLocked(u)
-		st.Users = append(st.Users, us)
-		st.Counts[us.State]++
+		st.Users = append(st.Users, b.userLocked(u))
 	}
 	return st, b.wake
+}
+
+// summary is the status without the users.
+func (b *batch) summary() *BatchStatus {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.summaryLocked()
+}
+
+func (b *batch) summaryLocked() *BatchStatus {
+	st := &BatchStatus{ID: b.spec.ID, From: b.spec.From, To: b.spec.To, Paused: b.paused, Stopped: b.stopped, Finished: b.ended,
+		Counts: make(map[State]int), Waits: b.halt, Total: len(b.spec.Users), Running: len(b.atWork)}
+	for s, n := range b.counts {
+		if n > 0 {
+			st.Counts[s] = n
+		}
+	}
+	if b.queue != nil {
+		st.Waves, st.Wave = len(b.queue.waves), min(b.queue.now+1, len(b.queue.waves))
+		if !b.paused && !b.ended {
+			st.Waits = b.queue.waiting(time.Now())
+		}
+	}
+	f, done, total := b.measure(time.Now())
+	st.Messages, st.MessagesDone, st.Octets, st.OctetsDone = f.messages, f.messagesDone, f.octets, f.octetsDone
+	st.Worked = b.pace.worked
+	if st.Share = 1; !b.ended {
+		_, st.Rate = b.pace.rates(done, float64(f.octetsDone))
+		st.Left = b.pace.left(done, total)
+		st.Share = done / max(total, 1)
+	}
+	return st
+}
+
+// changes is the status with those users alone who are at work or in set, which
+// it empties; with all, also those who failed.
+func (b *batch) changes(set map[string]bool, all bool) (*BatchStatus, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := b.summaryLocked()
+	for u := range b.atWork {
+		set[u] = true
+	}
+	if all {
+		for _, u := range b.spec.Users {
+			if m := b.moves[u]; m.State == Failed || b.status[u].err != "" {
+				set[u] = true
+			}
+		}
+	}
+	for u := range set {
+		st.Users = append(st.Users, b.userLocked(u))
+	}
+	clear(set)
+	slices.SortFunc(st.Users, func(x, y UserStatus) int { return cmp.Compare(x.User, y.User) })
+	return st, b.wake
+}
+
+// page gives users in the order of the batch from the index from on, those that
+// keep accepts, at most limit; next is where to go on, -1 at the end.
+func (b *batch) page(from, limit int, keep func(*UserStatus) bool) (users []UserStatus, next int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := max(0, from); i < len(b.spec.Users); i++ {
+		if len(users) == limit {
+			return users, i
+		}
+		if u := b.userLocked(b.spec.Users[i]); keep == nil || keep(&u) {
+			users = append(users, u)
+		}
+	}
+	return users, -1
 }
 
 // users whose move failed, for a retry.

@@ -25,13 +25,14 @@ func (e *Engine) resolve(ctx context.Context, spec *BatchSpec, user string) (rou
 	if err != nil {
 		return route{}, fmt.Errorf("placement of %q: %w", entry.User, err)
 	}
-	r := route{entry: entry, to: e.opt.Stores[spec.To]}
+	o := spec.of(user)
+	r := route{entry: entry, to: e.opt.Stores[o.To]}
 	if r.to == nil {
-		return r, invalid("The new store is not configured.", "store %q", spec.To)
+		return r, invalid("The new store is not configured.", "store %q", o.To)
 	}
 	if placed {
 		r.from, r.host = e.opt.Stores[p.Store], p.Host
-	} else if r.from, r.host, err = e.storeOf(entry.Store, spec.From); err != nil {
+	} else if r.from, r.host, err = e.storeOf(entry.Store, o.From); err != nil {
 		return r, err
 	}
 	switch {
@@ -39,8 +40,8 @@ func (e *Engine) resolve(ctx context.Context, spec *BatchSpec, user string) (rou
 		return r, invalid("The user's store is not known.", "user %q", user)
 	case r.from == r.to:
 		return r, backend.Errorf(backend.KindExists, "The user is at the new store already.", "user %q", user)
-	case spec.From != "" && r.from.Name != spec.From:
-		return r, invalid("The user is at another store.", "user %q is at %q, not at %q", user, r.from.Name, spec.From)
+	case o.From != "" && r.from.Name != o.From:
+		return r, invalid("The user is at another store.", "user %q is at %q, not at %q", user, r.from.Name, o.From)
 	case r.from.Local():
 		return r, invalid("Users cannot be moved away from our own store yet.", "user %q", user)
 	case !r.to.Local():
@@ -118,6 +119,7 @@ func (d *driver) certifyPlan(pl *plan) {
 		c.Grade = "exceptions"
 	}
 	d.acct.progress.Messages.Store(int64(c.Messages))
+	d.acct.progress.Surveyed.Store(true)
 	if err := d.e.certificate(d.b, c); err != nil {
 		d.log.Error("certificate not written", "error", err)
 	}

@@ -54,7 +54,7 @@ func (e *Engine) loaded(id BatchID) *batch {
 	return e.batches[id]
 }
 
-// Batches lists all batches, the latest first.
+// Batches lists all batches, the latest first, without their users.
 func (e *Engine) Batches() []*BatchStatus {
 	e.mu.Lock()
 	list := make([]*batch, 0, len(e.batches))
@@ -65,7 +65,7 @@ func (e *Engine) Batches() []*BatchStatus {
 	slices.SortFunc(list, func(x, y *batch) int { return cmp.Compare(y.spec.ID, x.spec.ID) })
 	out := make([]*BatchStatus, len(list))
 	for i, b := range list {
-		out[i], _ = b.snapshot()
+		out[i] = b.summary()
 	}
 	return out
 }
@@ -80,11 +80,34 @@ func (e *Engine) Status(id BatchID) (*BatchStatus, error) {
 	return st, nil
 }
 
+// Summary is Status without the users: it costs the same for any number of them.
+func (e *Engine) Summary(id BatchID) (*BatchStatus, error) {
+	b, err := e.batch(id)
+	if err != nil {
+		return nil, err
+	}
+	return b.summary(), nil
+}
+
+// Users gives a page of a batch's users in its order: from the index from on those
+// that keep accepts (nil: all), at most limit. next is where the next page begins,
+// -1 when there is none. KindNotFound.
+func (e *Engine) Users(id BatchID, from, limit int, keep func(*UserStatus) bool) (users []UserStatus, next int, err error) {
+	b, err := e.batch(id)
+	if err != nil {
+		return nil, -1, err
+	}
+	users, next = b.page(from, limit, keep)
+	return users, next, nil
+}
+
 // watchInterval is how often figures are told that change by themselves.
 const watchInterval = 250 * time.Millisecond
 
 // Watch tells where a batch stands, now and as it changes, a few times a second
-// at most; a slow reader misses what is overtaken. The channel closes after the
+// at most; a slow reader misses what is overtaken. A status has only those users
+// who are at work or changed since the one before, the first one also those who
+// failed. The channel closes after the
 // status in which the batch is finished, or when ctx ends.
 func (e *Engine) Watch(ctx context.Context, id BatchID) (<-chan *BatchStatus, error) {
 	b, err := e.batch(id)
@@ -96,8 +119,10 @@ func (e *Engine) Watch(ctx context.Context, id BatchID) (<-chan *BatchStatus, er
 		defer close(ch)
 		tick := time.NewTicker(watchInterval)
 		defer tick.Stop()
-		for {
-			st, changed := b.snapshot()
+		set, cancel := b.watch()
+		defer cancel()
+		for first := true; ; first = false {
+			st, changed := b.changes(set, first)
 			select {
 			case ch <- st:
 			case <-ctx.Done():
@@ -160,12 +185,14 @@ func (e *Engine) order(id BatchID, order string) error {
 	if !b.active() {
 		return backend.Errorf(backend.KindConflict, "The batch is finished.", "batch %q", id)
 	}
-	if err := b.journal.order(order, time.Now().UTC()); err != nil {
+	if err := b.journal.order(record{Order: order, Time: time.Now().UTC()}); err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.paused = order == orderPause
+	if b.paused, b.halt = order == orderPause, ""; order == orderContinue {
+		b.queue.forgive()
+	}
 	if order == orderStop {
 		b.stopped = true
 		b.cancel(errStopped)
@@ -177,14 +204,31 @@ func (e *Engine) order(id BatchID, order string) error {
 // errStopped is why the moves of a stopped batch end.
 var errStopped = errors.New("the batch was stopped")
 
-// Failed lists the users of a batch whose move failed, for another batch.
-func (e *Engine) Failed(id BatchID) ([]string, error) {
+// RetrySpec is a batch of those users whose move failed, under the rules of the
+// batch in which it did. KindNotFound: none has.
+func (e *Engine) RetrySpec(id BatchID) (BatchSpec, error) {
 	b, err := e.batch(id)
 	if err != nil {
-		return nil, err
+		return BatchSpec{}, err
 	}
-	return b.failed(), nil
+	spec := b.spec
+	spec.ID, spec.Users, spec.Each, spec.OnChange = "", b.failed(), nil, nil
+	for _, u := range spec.Users {
+		if o, ok := b.spec.Each[u]; ok {
+			if spec.Each == nil {
+				spec.Each = map[string]UserOptions{}
+			}
+			spec.Each[u] = o
+		}
+	}
+	if len(spec.Users) == 0 {
+		return spec, backend.Errorf(backend.KindNotFound, "No move of this batch has failed.", "batch %q", id)
+	}
+	return spec, nil
 }
+
+// Moves reports whether a user is part of a batch that is not finished.
+func (e *Engine) Moves(user string) bool { return e.busy([]string{user}) != "" }
 
 // Certificate is the latest of a user, over all batches. KindNotFound.
 func (e *Engine) Certificate(user string) (*Certificate, error) {

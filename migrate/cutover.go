@@ -24,6 +24,9 @@ const (
 var stateNames = [...]string{"listed", "checked", "copying", "following", "ready", "holding", "flipped", "soaking",
 	"final", "failed", "paused", "rolled back"}
 
+// StateNames are the names of all states.
+func StateNames() []string { return stateNames[:] }
+
 func (s State) String() string {
 	if int(s) < len(stateNames) {
 		return stateNames[s]

@@ -18,6 +18,7 @@ type driver struct {
 	e    *Engine
 	b    *batch
 	user string // as the batch names it
+	flip bool   // taken up to be flipped, after a copy that waited for a window
 	log  *slog.Logger
 
 	// Owned by run.
@@ -99,7 +100,7 @@ func (d *driver) step(ctx context.Context, todo *[]Action) (Event, error) {
 		if ctx.Err() != nil {
 			return Event{}, context.Cause(ctx)
 		}
-		if d.b.pausing() {
+		if d.b.pausing(d.flip) {
 			*todo = nil
 			return Event{Kind: EvPause}, nil
 		}
@@ -130,13 +131,21 @@ func (d *driver) become(m Move) error {
 		d.log.Info("move", "from", was.State, "to", m.State, "reason", m.Reason)
 	}
 	d.b.show(d.user, m)
-	if err := d.b.journal.move(d.user, m, time.Now()); err != nil {
+	if err := d.b.journal.moved(d.user, m, d.copied(m), time.Now()); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if was.State != m.State {
 		d.e.stateChanged(d.b, d.user, was.State, m.State)
 	}
 	return nil
+}
+
+// copied is what the journal keeps of a move that is done.
+func (d *driver) copied(m Move) (f figures) {
+	if d.acct != nil && (m.Done() || m.State == Flipped) {
+		f = d.acct.progress.figures()
+	}
+	return f
 }
 
 // persisted is the part of a move that the journal keeps.
@@ -222,7 +231,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	if ctx.Err() != nil {
 		return Event{}, context.Cause(ctx)
 	}
-	if d.b.pausing() {
+	if d.b.pausing(d.flip) {
 		return Event{Kind: EvPause}, nil
 	}
 	d.e.passed(p, d.acct.progress.OctetsDone.Load()-done)
@@ -255,7 +264,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 
 // yield lets holds pass; it ends a copy that is to be paused.
 func (d *driver) yield(ctx context.Context) error {
-	if d.b.pausing() {
+	if d.b.pausing(d.flip) {
 		return backend.NewError(backend.KindTemporary, "The batch is paused.")
 	}
 	return d.e.yield(ctx)
@@ -276,7 +285,7 @@ func (d *driver) prepare(ctx context.Context) error {
 	if d.acct == nil {
 		d.acct = newAccount(d.route.entry.User, d.dialSource, d.e.opt.Importer)
 		d.acct.log, d.acct.yield = d.log, d.yield
-		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing()) }
+		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing(d.flip)) }
 		d.acct.pop3 = d.maildrop()
 		d.b.attach(d.user, d.acct.progress)
 	}
@@ -305,7 +314,11 @@ func (d *driver) findRoute(ctx context.Context) error {
 }
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
-	c, err := remote.DialIMAP(ctx, d.target())
+	t, err := d.target()
+	if err != nil {
+		return nil, err
+	}
+	c, err := remote.DialIMAP(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -322,7 +335,11 @@ func (d *driver) maildrop() *maildrop {
 }
 
 func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
-	c, err := remote.DialPOP3(ctx, d.target())
+	t, err := d.target()
+	if err != nil {
+		return nil, err
+	}
+	c, err := remote.DialPOP3(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -330,8 +347,9 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 }
 
 // target is the user at the old store.
-func (d *driver) target() remote.Target {
-	return remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User, Dial: d.e.opt.Dial}
+func (d *driver) target() (remote.Target, error) {
+	t := remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User, Dial: d.e.opt.Dial}
+	return t, d.b.login(d.user, &t)
 }
 
 // backOff waits: shortly for a user who is on hold, with growing delays else.

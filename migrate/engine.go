@@ -80,8 +80,9 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 		return "", backend.Errorf(backend.KindInvalid, "", "pop3 is %q: auto, always or never", spec.POP3)
 	}
 	spec.Users = unique(spec.Users)
-	if s := e.opt.Stores[spec.To]; s == nil {
-		return "", backend.Errorf(backend.KindInvalid, "The new store is not configured.", "store %q", spec.To)
+	spec.order()
+	if err := e.checkStores(&spec); err != nil {
+		return "", err
 	}
 	if busy := e.busy(spec.Users); busy != "" {
 		return "", backend.Errorf(backend.KindConflict, "A user is part of a batch that runs.", "user %q", busy)
@@ -94,6 +95,22 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 		return "", fmt.Errorf("journal of batch %s: %w", spec.ID, err)
 	}
 	return spec.ID, e.launch(newBatch(spec, j))
+}
+
+// checkStores wants every store that a batch names to be configured.
+func (e *Engine) checkStores(spec *BatchSpec) error {
+	checked := map[string]bool{}
+	for _, u := range spec.Users {
+		o := spec.of(u)
+		if (o.To == "" || !checked[o.To]) && e.opt.Stores[o.To] == nil {
+			return backend.Errorf(backend.KindInvalid, "The new store is not configured.", "store %q of user %q", o.To, u)
+		}
+		if o.From != "" && !checked[o.From] && e.opt.Stores[o.From] == nil {
+			return backend.Errorf(backend.KindInvalid, "The old store is not configured.", "store %q of user %q", o.From, u)
+		}
+		checked[o.To], checked[o.From] = true, true
+	}
+	return nil
 }
 
 func (e *Engine) dir(id BatchID) string { return filepath.Join(e.opt.Dir, string(id)) }
@@ -187,19 +204,19 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 	defer wg.Wait()
 	for _, u := range b.heldUsers() {
 		wg.Go(func() {
-			e.runUser(ctx, b, e.driver(b, u), func(m Move) bool { return !m.held() })
+			e.runUser(ctx, b, e.driver(b, u, false), func(m Move) bool { return !m.held() })
 			b.requeue(u)
 		})
 	}
-	for range b.parallel(e.opt.Stores[b.spec.From]) {
+	for range b.parallel(e.opt.Stores) {
 		wg.Go(func() {
 			for {
-				u, ok := b.next(ctx)
+				u, flip, ok := b.next(ctx)
 				if !ok {
 					return
 				}
-				d := e.driver(b, u)
-				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped })
+				d := e.driver(b, u, flip)
+				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped || m.State == Ready && !b.mayFlip() })
 				if d.move.State != Flipped {
 					b.finished(u)
 					continue
@@ -213,8 +230,8 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 	}
 }
 
-func (e *Engine) driver(b *batch, user string) *driver {
-	return &driver{e: e, b: b, user: user, move: b.moveOf(user), log: e.log.With("batch", b.spec.ID, "user", user)}
+func (e *Engine) driver(b *batch, user string, flip bool) *driver {
+	return &driver{e: e, b: b, user: user, flip: flip, move: b.moveOf(user), log: e.log.With("batch", b.spec.ID, "user", user)}
 }
 
 func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(Move) bool) {

@@ -118,8 +118,11 @@ func TestEngineMovesABatch(t *testing.T) {
 	for st := range ch {
 		last = st
 	}
-	if !last.Finished || last.Counts[Final] != 7 {
+	if !last.Finished || last.Counts[Final] != 7 || last.MessagesDone != 7*30 || last.Share != 1 {
 		t.Errorf("last status %+v", last)
+	}
+	if last, err = e.Status(id); err != nil {
+		t.Fatal(err)
 	}
 	r.complete(t)
 	if r.places.most > 2 {

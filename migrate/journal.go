@@ -33,8 +33,13 @@ type record struct {
 	User  string      `json:"user,omitempty"`
 	Move  *Move       `json:"move,omitempty"`
 	Route *savedRoute `json:"route,omitempty"`
+	// Messages and Octets beside the Move of a user who is done: what was copied.
+	Messages int64 `json:"messages,omitempty"`
+	Octets   int64 `json:"octets,omitempty"`
 	// Order is an operator's: pause, continue, stop.
 	Order string `json:"order,omitempty"`
+	// Why a batch paused itself.
+	Why string `json:"why,omitempty"`
 }
 
 // replayed is what a journal says.
@@ -43,6 +48,10 @@ type replayed struct {
 	moves  map[string]Move
 	routes map[string]savedRoute
 	order  string
+	why    string // of a pause that nobody ordered
+	// forgiven failed before an operator last went on.
+	forgiven map[string]bool
+	figures  map[string]figures
 }
 
 const journalName = "journal"
@@ -53,6 +62,9 @@ func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error)
 		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := writeSecrets(dir, spec); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -80,6 +92,9 @@ func openJournal(dir string) (*journal, *replayed, error) {
 	if err == nil {
 		_, err = f.Seek(size, io.SeekStart)
 	}
+	if err == nil {
+		err = readSecrets(dir, &r.spec)
+	}
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("journal of %s: %w", filepath.Base(dir), err)
@@ -90,7 +105,7 @@ func openJournal(dir string) (*journal, *replayed, error) {
 // replay reads whole lines; size is where they end. Only the last may be torn:
 // rubbish before it is damage, and an error.
 func replay(r io.Reader) (*replayed, int64, error) {
-	out := &replayed{moves: make(map[string]Move), routes: make(map[string]savedRoute)}
+	out := &replayed{moves: make(map[string]Move), routes: make(map[string]savedRoute), figures: map[string]figures{}}
 	br := bufio.NewReaderSize(r, 64<<10)
 	var size int64
 	var bad error
@@ -125,10 +140,22 @@ func (r *replayed) apply(rec *record) {
 		r.spec = *rec.Batch
 	case rec.Move != nil:
 		r.moves[rec.User] = *rec.Move
+		if rec.Messages > 0 || rec.Octets > 0 {
+			r.figures[rec.User] = figures{users: 1, messages: rec.Messages, messagesDone: rec.Messages, octets: rec.Octets, octetsDone: rec.Octets}
+		}
 	case rec.Route != nil:
 		r.routes[rec.User] = *rec.Route
 	case rec.Order != "":
-		r.order = rec.Order
+		r.order, r.why = rec.Order, rec.Why
+		if rec.Order != orderContinue {
+			return
+		}
+		r.forgiven = map[string]bool{}
+		for u, m := range r.moves {
+			if m.State == Failed {
+				r.forgiven[u] = true
+			}
+		}
 	}
 }
 
@@ -137,13 +164,17 @@ func (j *journal) move(user string, m Move, now time.Time) error {
 	return j.write(record{Time: now, User: user, Move: &m})
 }
 
+// moved is move with what was copied for the user.
+func (j *journal) moved(user string, m Move, f figures, now time.Time) error {
+	return j.write(record{Time: now, User: user, Move: &m, Messages: f.messagesDone, Octets: f.octetsDone})
+}
+
 func (j *journal) route(user string, r savedRoute, now time.Time) error {
 	return j.write(record{Time: now, User: user, Route: &r})
 }
 
-func (j *journal) order(order string, now time.Time) error {
-	return j.write(record{Time: now, Order: order})
-}
+// order records what was ordered: rec's Order and Why.
+func (j *journal) order(rec record) error { return j.write(rec) }
 
 func (j *journal) write(rec record) error {
 	b, err := json.Marshal(rec)
@@ -169,7 +200,7 @@ func (j *journal) write(rec record) error {
 // compact replaces the journal of a finished batch by one that says where each
 // user ended, in a line for the move and one for the route. A crash leaves the
 // one or the other. A journal that has no more lines than that is left alone.
-func (j *journal) compact(spec *BatchSpec, moves map[string]Move, routes *routeTable, stopped bool) error {
+func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(user string) figures, routes *routeTable, stopped bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	path := filepath.Join(j.dir, journalName)
@@ -184,7 +215,8 @@ func (j *journal) compact(spec *BatchSpec, moves map[string]Move, routes *routeT
 			records = append(records, record{Time: now, User: u, Route: &r})
 		}
 		m := moves[u]
-		records = append(records, record{Time: now, User: u, Move: &m})
+		f := copied(u)
+		records = append(records, record{Time: now, User: u, Move: &m, Messages: f.messagesDone, Octets: f.octetsDone})
 	}
 	if stopped {
 		records = append(records, record{Time: now, Order: orderStop})

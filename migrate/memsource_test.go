@@ -23,6 +23,8 @@ type memSource struct {
 	store *backend.Store
 	users map[string]*imapmemserver.User
 	sizes map[string]int
+	// passwords of users who log in themselves; nil: the admin does.
+	passwords map[string]string
 }
 
 type memSession struct {
@@ -30,9 +32,9 @@ type memSession struct {
 	s *memSource
 }
 
-func (m *memSession) Login(user, _ string) error {
+func (m *memSession) Login(user, password string) error {
 	u := m.s.users[strings.TrimSuffix(user, "*admin")]
-	if u == nil {
+	if want, own := m.s.passwords[user]; u == nil || m.s.passwords != nil && (!own || want != password) {
 		return imapserver.ErrAuthFailed
 	}
 	m.UserSession = imapmemserver.NewUserSession(u)

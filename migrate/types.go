@@ -19,7 +19,18 @@ type BatchSpec struct {
 	Users []string `json:"users"`
 	// From is the old store; empty: wherever each user is.
 	From string `json:"from,omitempty"`
-	To   string `json:"to"`
+	// To is the new store; it may be empty where Each names one for every user.
+	To string `json:"to"`
+	// Each holds what is said of single users.
+	Each map[string]UserOptions `json:"each,omitempty"`
+	// WaveSize cuts the batch into waves of so many users; 0: as Each names them.
+	WaveSize int `json:"wave_size,omitempty"`
+	// Window is when users are checked, copied and flipped, FlipWindow when they
+	// are flipped: by default the same.
+	Window     Windows `json:"window,omitzero"`
+	FlipWindow Windows `json:"flip_window,omitzero"`
+	// StopAt halts the batch, as Pause does, when too many of a wave failed.
+	StopAt StopRule `json:"stop_at,omitzero"`
 	// Parallel users at a time; default 4.
 	Parallel int  `json:"parallel,omitempty"`
 	CopyOnly bool `json:"copy_only,omitempty"` // stop at ready
@@ -53,6 +64,14 @@ func (s *BatchSpec) prove(from *backend.Store) int {
 	return s.Prove
 }
 
+// flips is when users may be flipped.
+func (s *BatchSpec) flips() Windows {
+	if s.FlipWindow.Always() {
+		return s.Window
+	}
+	return s.FlipWindow
+}
+
 func (s *BatchSpec) until() State {
 	switch {
 	case s.Dry:
@@ -80,14 +99,36 @@ type UserStatus struct {
 
 // BatchStatus is where a batch stands.
 type BatchStatus struct {
-	ID       BatchID       `json:"id"`
-	From     string        `json:"from,omitempty"`
-	To       string        `json:"to"`
-	Paused   bool          `json:"paused,omitempty"`
-	Stopped  bool          `json:"stopped,omitempty"`
-	Finished bool          `json:"finished"` // every user is done, or the batch was stopped
-	Counts   map[State]int `json:"counts"`
-	Users    []UserStatus  `json:"users"` // in the order of the spec
+	ID       BatchID `json:"id"`
+	From     string  `json:"from,omitempty"`
+	To       string  `json:"to"`
+	Paused   bool    `json:"paused,omitempty"`
+	Stopped  bool    `json:"stopped,omitempty"`
+	Finished bool    `json:"finished"` // every user is done, or the batch was stopped
+	// Waits says what a batch waits for that does not run: a window, a user's
+	// time, or an operator after too many failures.
+	Waits string `json:"waits,omitempty"`
+	// Wave is the number of the wave that runs, of Waves.
+	Wave  int `json:"wave,omitempty"`
+	Waves int `json:"waves,omitempty"`
+	// Total users, of whom Running are at work.
+	Total   int           `json:"total"`
+	Running int           `json:"running"`
+	Counts  map[State]int `json:"counts"`
+	// What was found so far and what is done of it, over all users.
+	Messages     int64 `json:"messages"`
+	MessagesDone int64 `json:"messages_done"`
+	Octets       int64 `json:"octets"`
+	OctetsDone   int64 `json:"octets_done"`
+	// Share of the work that is done, 0 to 1; users whose mail was not counted yet
+	// are taken for like the others.
+	Share float64 `json:"share"`
+	// Rate is octets per second of late, Left how long the rest takes like that (0:
+	// not known), Worked how long anybody was at work since the process began.
+	Rate   float64       `json:"rate"`
+	Left   time.Duration `json:"left,omitempty"`
+	Worked time.Duration `json:"worked"`
+	Users  []UserStatus  `json:"users,omitempty"` // in the order of the spec
 }
 
 // Done and Failed count users that need nothing more.

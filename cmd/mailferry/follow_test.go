@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mailferry/backend"
 	"mailferry/internal/admin"
@@ -64,11 +65,32 @@ func runAgainst(t *testing.T, m admin.Migrations, args ...string) (code int, std
 	return code, out.String(), errs.String()
 }
 
-func batch(done bool, moves ...admin.Move) admin.Batch {
-	return admin.Batch{ID: "b1", To: "home", Done: done, Moves: moves}
+func (p *played) Moves(_ context.Context, q admin.MoveQuery) (admin.MovePage, error) {
+	page := admin.MovePage{Next: -1}
+	for _, m := range p.states[len(p.states)-1].Moves {
+		if m.Failed || !q.Failed {
+			page.Moves = append(page.Moves, m)
+		}
+	}
+	return page, nil
 }
 
-func moving(user, state string) admin.Move { return admin.Move{User: user, State: state, Messages: 10} }
+func batch(done bool, moves ...admin.Move) admin.Batch {
+	b := admin.Batch{ID: "b1", To: "home", Done: done, Users: len(moves), Moves: moves}
+	for _, m := range moves {
+		switch {
+		case m.Failed:
+			b.Failed++
+		case m.Done:
+			b.Moved++
+		}
+	}
+	return b
+}
+
+func moving(user, state string) admin.Move {
+	return admin.Move{User: user, State: state, Running: true, Messages: 10}
+}
 
 func ended(user string) admin.Move {
 	return admin.Move{User: user, State: "final", Done: true, Messages: 10, MessagesDone: 10}
@@ -136,6 +158,39 @@ func TestBars(t *testing.T) {
 		v.show(&b)
 	}
 	v.end()
+}
+
+// Logs get a line for each change of a state and for the whole every ten seconds;
+// large batches only for failures.
+func TestLines(t *testing.T) {
+	var out strings.Builder
+	now := time.Unix(0, 0)
+	l := &lines{out: &out, states: map[string]string{}, now: func() time.Time { return now }}
+	b := batch(false, moving("anna", "copying"))
+	for range 25 {
+		l.show(&b)
+		now = now.Add(time.Second)
+	}
+	b.Waits, b.Paused = "2 of 3 users failed", true
+	l.show(&b)
+	if got := strings.Count(out.String(), "\n"); got != 4 || strings.Count(out.String(), "b1: 0 of 1 users") != 2 || !strings.Contains(out.String(), "mailferry migrate resume b1") {
+		t.Errorf("%d lines:\n%s", got, out.String())
+	}
+	out.Reset()
+	big := batch(false, moving("bob", "copying"), failed("carl"))
+	big.Users = 5000
+	l.show(&big)
+	if !strings.Contains(out.String(), "carl failed") || strings.Contains(out.String(), "bob") {
+		t.Errorf("a large batch:\n%s", out.String())
+	}
+}
+
+func TestLeftText(t *testing.T) {
+	for want, d := range map[string]time.Duration{"5 s": 5 * time.Second, "3 min": 170 * time.Second, "2 h 05 min": 125 * time.Minute, "2.5 days": 60 * time.Hour} {
+		if got := leftText(d); got != want {
+			t.Errorf("%v: %q", d, got)
+		}
+	}
 }
 
 func TestUsersFromFile(t *testing.T) {

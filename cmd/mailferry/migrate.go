@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,11 +15,24 @@ const migrateHelp = `Moves users to another store while they are logged in: thei
 UIDs, flags and dates, followed until little is missing, and then the user is
 put on hold for a moment, compared and flipped. Sessions go on at the new store.
 
-Users are named as arguments, in a CSV file with a column "user" (or one name a
-line), or by a filter in the language of their directory. The command shows the
-progress until all are done; it may be interrupted or detached: the node goes
-on. --dry only says what would happen; --copy-only copies and compares and
-leaves the users where they are.`
+Users are named as arguments, in a CSV file (or one name a line), or by a filter
+in the language of their directory. The command shows the progress until all are
+done; it may be interrupted or detached: the node goes on. --dry only says what
+would happen; --copy-only copies and compares and leaves the users where they
+are.
+
+Columns of a CSV file, named in its first line; only "user" is needed:
+  user                  the user's name
+  from, to              old and new store, in place of --from and --to
+  login                 the user's name at the old store
+  password, passfile    the user's own password there, or a file on the node with
+                        it, for stores without an admin's login
+  priority              a number; higher ones move first
+  not-before            a date (2026-11-30) or a time (2026-11-30T22:00:00+01:00)
+  wave                  users of a wave begin when the wave before is done
+
+Windows are times of the week: "22:00-06:00", "Mon-Fri 20:00-06:00, Sat-Sun
+00:00-24:00", with a zone at the end ("Europe/Zurich") where it is not the node's.`
 
 func (c *cli) migrateCommand() *cobra.Command {
 	var r admin.MoveRequest
@@ -33,6 +42,8 @@ func (c *cli) migrateCommand() *cobra.Command {
 		Use: "migrate [USER...] --to STORE", Short: "Move users to another store while they are logged in", Long: migrateHelp,
 		Example: `  mailferry migrate anna@example.org --to home
   mailferry migrate --users wave1.csv --from old1 --to home --parallel 8
+  mailferry migrate --users all.csv --to home --wave-size 500 --stop-at 2% --flip-window 22:00-06:00
+  mailferry migrate --users all.csv --to home --limit 100
   mailferry migrate --where '(ou=sales)' --to home --dry
   mailferry migrate status`,
 		Args: cobra.ArbitraryArgs,
@@ -55,6 +66,11 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.StringVar(&r.Where, "where", "", "`filter` that selects users")
 	f.StringVar(&r.From, "from", "", "move only users who live on this `store`")
 	f.StringVar(&r.To, "to", "", "the `store` to move to")
+	f.IntVar(&r.Limit, "limit", 0, "only the next `N` users, by priority, who are not at their new store yet")
+	f.IntVar(&r.WaveSize, "wave-size", 0, "begin with `N` users, and with the next N when they are done")
+	f.StringVar(&r.StopAt, "stop-at", "", "pause when so many users of a wave failed: 10, or `5%`")
+	f.StringVar(&r.Window, "window", "", "copy and flip only in this `time` of the day or week")
+	f.StringVar(&r.FlipWindow, "flip-window", "", "flip users only in this `time`; they are copied before")
 	f.IntVar(&r.Parallel, "parallel", 0, "users copied at a time (default: the configuration's)")
 	f.BoolVar(&r.Dry, "dry", false, "check and plan only")
 	f.BoolVar(&r.CopyOnly, "copy-only", false, "copy and compare, but leave users where they are")
@@ -65,7 +81,9 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.BoolVar(&detach, "detach", false, "print the batch's id and return")
 	cmd.AddCommand(c.migrateStatusCommand(), c.migrateShowCommand(), c.migrateReportCommand(), c.migrateCheckCommand(), c.migrateWatchCommand(),
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),
-		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume), c.migrateRetryCommand())
+		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume),
+		c.migrateTellCommand("stop", "End a batch for good; users who are not flipped stay where they are", (*admin.MigrationClient).Stop),
+		c.migrateRetryCommand())
 	return cmd
 }
 
@@ -80,46 +98,38 @@ func selectUsers(r *admin.MoveRequest, args []string, file string) error {
 	switch {
 	case sources != 1:
 		return usageError{admin.WithHint(errors.New("name users, or --users FILE, or --where FILTER"), "see: mailferry migrate --help")}
-	case r.To == "":
-		return usageError{admin.WithHint(errors.New("--to is missing: where shall they move?"), "stores are listed by: mailferry config show")}
+	case r.Limit < 0, r.WaveSize < 0, r.Parallel < 0:
+		return usagef("--limit, --wave-size and --parallel are numbers above zero")
 	case file == "":
 		r.Users = args
-		return nil
+		return needStore(r)
 	}
 	f, err := os.Open(file)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if r.Users, err = readUsers(f); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+	if r.Users, r.Each, err = readUsers(f); err != nil {
+		return usageError{fmt.Errorf("%s: %w", file, err)}
 	}
 	if len(r.Users) == 0 {
 		return usagef("%s names no users", file)
 	}
-	return nil
+	return needStore(r)
 }
 
-// readUsers reads the column "user" of a CSV file, the first column of one
-// without header, or one name a line.
-func readUsers(in io.Reader) ([]string, error) {
-	r := csv.NewReader(in)
-	r.FieldsPerRecord, r.TrimLeadingSpace, r.Comment = -1, true, '#'
-	records, err := r.ReadAll()
-	if err != nil {
-		return nil, err
+// needStore wants a new store for everybody.
+func needStore(r *admin.MoveRequest) error {
+	if r.To != "" {
+		return nil
 	}
-	column := 0
-	if len(records) > 0 {
-		if i := slices.IndexFunc(records[0], func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), "user") }); i >= 0 {
-			column, records = i, records[1:]
+	for _, u := range r.Users {
+		if r.Each[u].To == "" {
+			return usageError{admin.WithHint(errors.New("--to is missing: where shall they move?"), "stores are listed by: mailferry config show")}
 		}
 	}
-	var users []string
-	for _, record := range records {
-		if column < len(record) && strings.TrimSpace(record[column]) != "" {
-			users = append(users, strings.TrimSpace(record[column]))
-		}
+	if len(r.Users) == 0 {
+		return usageError{admin.WithHint(errors.New("--to is missing: where shall they move?"), "stores are listed by: mailferry config show")}
 	}
-	return users, nil
+	return nil
 }

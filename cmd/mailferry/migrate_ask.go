@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,49 +14,104 @@ import (
 )
 
 func (c *cli) migrateStatusCommand() *cobra.Command {
-	return &cobra.Command{Use: "status", Short: "List batches and how far they are", Args: cobra.NoArgs,
-		RunE: c.ask(func(ctx context.Context, node *admin.Client, _ []string) error {
+	return &cobra.Command{Use: "status [BATCH]", Short: "List batches and how far they are, or say how far one is", Args: cobra.MaximumNArgs(1),
+		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
+			if len(args) > 0 {
+				return c.batchStatus(ctx, node, args[0])
+			}
 			batches, err := node.Migrations().Batches(ctx)
 			if err != nil {
 				return err
 			}
 			var rows [][]string
-			for _, b := range batches {
-				rows = append(rows, []string{b.ID, orDash(b.From), b.To, fmt.Sprint(len(b.Moves)),
-					fmt.Sprint(b.Moved()), fmt.Sprint(b.Failed()), batchState(&b)})
+			for i := range batches {
+				b := &batches[i]
+				left := "-"
+				if b.Left > 0 && !b.Done {
+					left = leftText(b.Left)
+				}
+				rows = append(rows, []string{b.ID, orDash(b.From), orDash(b.To), fmt.Sprint(b.Users), fmt.Sprint(b.Moved), fmt.Sprint(b.Failed),
+					fmt.Sprintf("%.0f%%", 100*b.Share), left, batchState(b)})
 			}
-			return c.list(batches, "BATCH\tFROM\tTO\tUSERS\tMOVED\tFAILED\tSTATE", rows)
+			return c.list(batches, "BATCH\tFROM\tTO\tUSERS\tMOVED\tFAILED\tDONE\tLEFT\tSTATE", rows)
 		})}
+}
+
+// batchStatus prints what is known of one batch, its users by state.
+func (c *cli) batchStatus(ctx context.Context, node *admin.Client, id string) error {
+	b, err := node.Migrations().Batch(ctx, id)
+	if err != nil || c.json {
+		return errors.Join(err, c.printUnless(err, b))
+	}
+	rows := [][]string{{"state", batchState(&b)}, {"work", paceText(&b)}}
+	if b.Waves > 1 {
+		rows = append(rows, []string{"wave", fmt.Sprintf("%d of %d", b.Wave, b.Waves)})
+	}
+	rows = append(rows, []string{"users", fmt.Sprintf("%d, of them at work %d", b.Users, b.Running)})
+	for _, s := range slices.Sorted(maps.Keys(b.States)) {
+		rows = append(rows, []string{"  " + s, fmt.Sprint(b.States[s])})
+	}
+	return c.list(nil, "batch\t"+b.ID, rows)
+}
+
+// printUnless prints v as JSON when there was no error.
+func (c *cli) printUnless(err error, v any) error {
+	if err != nil {
+		return nil
+	}
+	return c.printJSON(v)
 }
 
 func batchState(b *admin.Batch) string {
+	state := "running"
 	switch {
+	case b.Stopped:
+		return "stopped"
 	case b.Done:
 		return "done"
 	case b.Paused:
-		return "paused"
+		state = "paused"
+	case b.Waits != "":
+		state = "waits"
 	}
-	return "running"
+	if b.Waits != "" {
+		state += ": " + b.Waits
+	}
+	return state
 }
 
 func (c *cli) migrateShowCommand() *cobra.Command {
-	return &cobra.Command{Use: "show [BATCH]", Short: "Show each user's move of a batch (default: the latest)", Args: cobra.MaximumNArgs(1),
+	q := admin.MoveQuery{}
+	cmd := &cobra.Command{Use: "show [BATCH]", Short: "Show each user's move of a batch (default: the latest)", Args: cobra.MaximumNArgs(1),
+		Example: `  mailferry migrate show --failed
+  mailferry migrate show 20261127-220000.000000 --state copying,following`,
 		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
-			b, err := node.Migrations().Batch(ctx, first(args))
+			q.Batch = first(args)
+			b, err := node.Migrations().Batch(ctx, q.Batch)
 			if err != nil {
 				return err
 			}
-			return c.list(b, "USER\tSTATE\tMESSAGES\tSIZE\tRATE\tTIME\tREASON", moveRows(&b))
+			q.Batch = b.ID // the latest may be another one by now
+			var rows [][]string
+			for m, err := range node.Migrations().AllMoves(ctx, q) {
+				if err != nil {
+					return err
+				}
+				if b.Moves = append(b.Moves, m); !c.json {
+					b.Moves = b.Moves[:0]
+					rows = append(rows, moveRow(&m))
+				}
+			}
+			return c.list(b, "USER\tSTATE\tMESSAGES\tSIZE\tRATE\tTIME\tREASON", rows)
 		})}
+	cmd.Flags().BoolVar(&q.Failed, "failed", false, "only users whose move failed")
+	cmd.Flags().StringSliceVar(&q.States, "state", nil, "only users in these `states`")
+	return cmd
 }
 
-func moveRows(b *admin.Batch) [][]string {
-	var rows [][]string
-	for _, m := range b.Moves {
-		rows = append(rows, []string{m.User, m.State, fmt.Sprintf("%d/%d", m.MessagesDone, m.Messages), bytesText(m.BytesDone),
-			rateText(m.Rate), m.Elapsed.Round(time.Millisecond).String(), orDash(m.Reason)})
-	}
-	return rows
+func moveRow(m *admin.Move) []string {
+	return []string{m.User, m.State, fmt.Sprintf("%d/%d", m.MessagesDone, m.Messages), bytesText(m.BytesDone),
+		rateText(m.Rate), m.Elapsed.Round(time.Millisecond).String(), orDash(m.Reason)}
 }
 
 func rateText(bytesPerSecond float64) string {

@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
+	"time"
 
 	"mailferry/internal/admin"
 )
 
-// progress shows a batch that runs.
+// progress shows a batch that runs. show gets what changed since the call before.
 type progress interface {
 	show(b *admin.Batch)
 	end()
@@ -19,7 +18,7 @@ type progress interface {
 
 // follow shows a batch until it is done, then what failed.
 func (c *cli) follow(ctx context.Context, node *admin.Client, id string) error {
-	var view progress = &lines{out: c.stdout, states: map[string]string{}}
+	var view progress = &lines{out: c.stdout, states: map[string]string{}, now: time.Now}
 	switch {
 	case c.json:
 		view = silent{}
@@ -33,37 +32,50 @@ func (c *cli) follow(ctx context.Context, node *admin.Client, id string) error {
 		return nil
 	})
 	view.end()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return admin.WithHint(err, "the node goes on; see: mailferry migrate watch "+orDash(last.ID))
+	}
 	if err != nil {
 		return err
 	}
-	if c.json {
-		if err := c.printJSON(last); err != nil {
-			return err
-		}
-	}
-	return c.summary(&last)
+	return c.summary(ctx, node, &last)
 }
 
+// maxShownFailures are named at the end of a batch; show has all.
+const maxShownFailures = 50
+
 // summary ends a batch: in words and as an exit code.
-func (c *cli) summary(b *admin.Batch) error {
-	failed := b.Failed()
-	if !c.json {
-		var messages, size int64
-		for _, m := range b.Moves {
-			messages, size = messages+m.MessagesDone, size+m.BytesDone
+func (c *cli) summary(ctx context.Context, node *admin.Client, b *admin.Batch) error {
+	b.Moves = nil
+	if c.json {
+		for m, err := range node.Migrations().AllMoves(ctx, admin.MoveQuery{Batch: b.ID}) {
+			if err != nil {
+				return err
+			}
+			b.Moves = append(b.Moves, m)
 		}
-		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s\n", len(b.Moves)-failed, len(b.Moves), messages, bytesText(size))
+		if err := c.printJSON(b); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s\n", b.Users-b.Failed, b.Users, b.MessagesDone, bytesText(b.BytesDone))
 	}
-	if failed == 0 {
+	if b.Failed == 0 {
 		return nil
 	}
-	for _, m := range b.Moves {
-		if m.Failed {
-			fmt.Fprintf(c.stderr, "%s: %s\n", m.User, m.Reason)
+	shown := 0
+	for m, err := range node.Migrations().AllMoves(ctx, admin.MoveQuery{Batch: b.ID, Failed: true}) {
+		if err != nil {
+			return err
 		}
+		if shown++; shown > maxShownFailures {
+			fmt.Fprintf(c.stderr, "and %d more: mailferry migrate show %s --failed\n", b.Failed-maxShownFailures, b.ID)
+			break
+		}
+		fmt.Fprintf(c.stderr, "%s: %s\n", m.User, m.Reason)
 	}
-	err := fmt.Errorf("%d of %d users failed", failed, len(b.Moves))
-	if failed < len(b.Moves) {
+	err := fmt.Errorf("%d of %d users failed", b.Failed, b.Users)
+	if b.Failed < b.Users {
 		err = fmt.Errorf("%w: %w", errPartial, err)
 	}
 	return admin.WithHint(err, "they stay on their old store; when the cause is gone: mailferry migrate retry "+b.ID)
@@ -75,15 +87,26 @@ type silent struct{}
 func (silent) show(*admin.Batch) {}
 func (silent) end()              {}
 
-// lines prints each change of a state, for logs and scripts.
+// lines is for logs and scripts: a line for each change of a user's state, in
+// larger batches only for failures, and one for the whole every ten seconds.
 type lines struct {
 	out    io.Writer
-	states map[string]string // by user
+	now    func() time.Time
+	states map[string]string // by user, of those who are not done
+	told   time.Time
+	waits  string
 }
 
+const (
+	linesInterval = 10 * time.Second
+	// In a batch with more users only failures have lines of their own.
+	chattyUsers = 100
+)
+
 func (l *lines) show(b *admin.Batch) {
-	for _, m := range b.Moves {
-		if l.states[m.User] == m.State {
+	for i := range b.Moves {
+		m := &b.Moves[i]
+		if l.states[m.User] == m.State || b.Users > chattyUsers && !m.Failed {
 			continue
 		}
 		l.states[m.User] = m.State
@@ -93,73 +116,56 @@ func (l *lines) show(b *admin.Batch) {
 		}
 		fmt.Fprintln(l.out)
 	}
+	if b.Waits != l.waits {
+		if l.waits = b.Waits; b.Waits != "" {
+			fmt.Fprintln(l.out, waitsText(b))
+		}
+	}
+	now := l.now()
+	if l.told.IsZero() { // the first is due in ten seconds
+		l.told = now
+	}
+	if b.Done || now.Sub(l.told) < linesInterval {
+		return
+	}
+	l.told = now
+	fmt.Fprintf(l.out, "%s: %d of %d users, %s\n", b.ID, b.Moved+b.Failed, b.Users, paceText(b))
 }
 
 func (l *lines) end() {}
 
-// bars draws one bar for the batch and one for each user at work.
-type bars struct {
-	container *mpb.Progress
-	total     *mpb.Bar
-	users     map[string]*userBar
+// waitsText says what a batch waits for.
+func waitsText(b *admin.Batch) string {
+	if b.Paused {
+		return fmt.Sprintf("%s pauses: %s; go on with: mailferry migrate resume %s", b.ID, b.Waits, b.ID)
+	}
+	return fmt.Sprintf("%s waits: %s", b.ID, b.Waits)
 }
 
-type userBar struct {
-	bar   *mpb.Bar
-	state string // read by the decorator, written by show: the batch is shown by one goroutine, drawn by another
+// paceText is how far a batch is, how fast it goes, and when it is done.
+func paceText(b *admin.Batch) string {
+	text := fmt.Sprintf("%.0f %%, %d messages, %s", 100*b.Share, b.MessagesDone, bytesText(b.BytesDone))
+	if b.Rate > 0 {
+		text += ", " + rateText(b.Rate)
+	}
+	if b.Left > 0 {
+		text += ", " + leftText(b.Left) + " left"
+	}
+	if b.Failed > 0 {
+		text += fmt.Sprintf(", %d failed", b.Failed)
+	}
+	return text
 }
 
-func newBars(ctx context.Context, out io.Writer) *bars {
-	return &bars{container: mpb.NewWithContext(ctx, mpb.WithOutput(out), mpb.WithWidth(64)), users: map[string]*userBar{}}
-}
-
-func (v *bars) show(b *admin.Batch) {
-	if v.total == nil {
-		v.total = v.container.AddBar(int64(len(b.Moves)), mpb.BarPriority(1<<30),
-			mpb.PrependDecorators(decor.Name("users "), decor.CountersNoUnit("%d/%d")),
-			mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO)))
+// leftText is a duration as exactly as it can be known.
+func leftText(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%.1f days", d.Hours()/24)
+	case d >= time.Hour:
+		return fmt.Sprintf("%d h %02d min", int(d.Hours()), int(d.Minutes())%60)
+	case d >= time.Minute:
+		return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes()))
 	}
-	ended := int64(0)
-	for i := range b.Moves {
-		if v.user(&b.Moves[i]) {
-			ended++
-		}
-	}
-	v.total.SetCurrent(ended)
-}
-
-// user draws a move and reports whether it has ended.
-func (v *bars) user(m *admin.Move) (ended bool) {
-	u := v.users[m.User]
-	ended = m.Done
-	if u == nil && (ended || m.Messages == 0) {
-		return ended
-	}
-	if u == nil || u.state != m.State && !ended {
-		if u != nil {
-			u.bar.Abort(true)
-		}
-		u = &userBar{state: m.State}
-		u.bar = v.container.AddBar(m.Messages, mpb.BarRemoveOnComplete(),
-			mpb.PrependDecorators(decor.Name(m.User+" "), decor.Name(m.State+" "), decor.CountersNoUnit("%d/%d")),
-			mpb.AppendDecorators(decor.Percentage()))
-		v.users[m.User] = u
-	}
-	if ended {
-		u.bar.Abort(true)
-		return true
-	}
-	u.bar.SetTotal(m.Messages, false)
-	u.bar.SetCurrent(min(m.MessagesDone, m.Messages-1)) // a full bar would complete and go
-	return false
-}
-
-func (v *bars) end() {
-	if v.total != nil {
-		v.total.Abort(false)
-	}
-	for _, u := range v.users {
-		u.bar.Abort(true)
-	}
-	v.container.Wait()
+	return fmt.Sprintf("%d s", int(d.Round(time.Second).Seconds()))
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
 
 	"mailferry/backend"
@@ -36,6 +37,31 @@ func (m *MigrationClient) Batches(ctx context.Context) ([]Batch, error) {
 // Batch implements Migrations.
 func (m *MigrationClient) Batch(ctx context.Context, id string) (Batch, error) {
 	return get[Batch](ctx, m.c, "/v1/migrations/%s", orLatest(id))
+}
+
+// Moves implements Migrations.
+func (m *MigrationClient) Moves(ctx context.Context, q MoveQuery) (page MovePage, err error) {
+	path := escaped("/v1/migrations/%s/moves/search", []string{orLatest(q.Batch)})
+	return page, m.c.do(ctx, http.MethodPost, path, q, &page)
+}
+
+// AllMoves goes through all pages from q.From on.
+func (m *MigrationClient) AllMoves(ctx context.Context, q MoveQuery) iter.Seq2[Move, error] {
+	return func(yield func(Move, error) bool) {
+		for q.From >= 0 {
+			page, err := m.Moves(ctx, q)
+			if err != nil {
+				yield(Move{}, err)
+				return
+			}
+			for _, move := range page.Moves {
+				if !yield(move, nil) {
+					return
+				}
+			}
+			q.From = page.Next
+		}
+	}
 }
 
 // Watch implements Migrations. A stream that ends before the batch is done is
@@ -85,6 +111,11 @@ func (m *MigrationClient) Pause(ctx context.Context, id string) error {
 // Resume implements Migrations.
 func (m *MigrationClient) Resume(ctx context.Context, id string) error {
 	return m.post(ctx, id, "resume")
+}
+
+// Stop implements Migrations.
+func (m *MigrationClient) Stop(ctx context.Context, id string) error {
+	return m.post(ctx, id, "stop")
 }
 
 // Retry implements Migrations.

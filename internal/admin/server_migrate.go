@@ -25,6 +25,14 @@ func (s *Service) migrationRequests(handle register) {
 	handle("GET /v1/migrations/{id}", moves(func(m Migrations, r *http.Request) (any, error) {
 		return m.Batch(r.Context(), batchID(r))
 	}))
+	handle("POST /v1/migrations/{id}/moves/search", moves(func(m Migrations, r *http.Request) (any, error) {
+		q, err := body[MoveQuery](r)
+		if err != nil {
+			return nil, err
+		}
+		q.Batch = batchID(r)
+		return m.Moves(r.Context(), q)
+	}))
 	handle("GET /v1/moves/{user}/report", moves(func(m Migrations, r *http.Request) (any, error) {
 		if r.FormValue("form") == "page" {
 			page, err := m.Page(r.Context(), r.PathValue("user"))
@@ -38,6 +46,9 @@ func (s *Service) migrationRequests(handle register) {
 	}))
 	handle("POST /v1/migrations/{id}/resume", moves(func(m Migrations, r *http.Request) (any, error) {
 		return nil, m.Resume(r.Context(), batchID(r))
+	}))
+	handle("POST /v1/migrations/{id}/stop", moves(func(m Migrations, r *http.Request) (any, error) {
+		return nil, m.Stop(r.Context(), batchID(r))
 	}))
 	handle("POST /v1/migrations/{id}/retry", moves(func(m Migrations, r *http.Request) (any, error) {
 		return m.Retry(r.Context(), batchID(r))

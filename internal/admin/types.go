@@ -58,10 +58,13 @@ type Migrations interface {
 	// Start begins a batch and returns as soon as it is written down.
 	Start(ctx context.Context, r MoveRequest) (Batch, error)
 	Batches(ctx context.Context) ([]Batch, error)
-	// Batch shows one with its moves; an empty id is the latest.
+	// Batch shows one without its moves; an empty id is the latest.
 	Batch(ctx context.Context, id string) (Batch, error)
+	// Moves gives a page of a batch's moves.
+	Moves(ctx context.Context, q MoveQuery) (MovePage, error)
 	// Watch calls fn with the batch, then after each change, until it is done
-	// or ctx ends or fn fails.
+	// or ctx ends or fn fails. Its Moves are those at work and those that changed
+	// since the call before; in the first call also those that failed.
 	Watch(ctx context.Context, id string, fn func(Batch) error) error
 	// Report is the latest certificate of a user's move, as JSON.
 	Report(ctx context.Context, user string) ([]byte, error)
@@ -69,6 +72,8 @@ type Migrations interface {
 	Page(ctx context.Context, user string) ([]byte, error)
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
+	// Stop ends a batch for good; users who are not flipped stay where they are.
+	Stop(ctx context.Context, id string) error
 	// Retry begins the failed moves of a batch anew, as another batch.
 	Retry(ctx context.Context, id string) (Batch, error)
 }
@@ -76,8 +81,12 @@ type Migrations interface {
 // MoveRequest says who is to move, and where.
 type MoveRequest struct {
 	Users []string `json:"users,omitempty"`
+	// Each holds what is said of single users, by their names in Users.
+	Each map[string]MoveOptions `json:"each,omitempty"`
 	// Where selects users in the directory's own language.
-	Where    string `json:"where,omitempty"`
+	Where string `json:"where,omitempty"`
+	// Limit takes the first so many who are not at their new store yet; 0: all.
+	Limit    int    `json:"limit,omitempty"`
 	From     string `json:"from,omitempty"` // empty: each user's present store
 	To       string `json:"to"`
 	Parallel int    `json:"parallel,omitempty"`
@@ -90,24 +99,90 @@ type MoveRequest struct {
 	POP3 string `json:"pop3,omitempty"`
 	// ForcePOP3 flips users although POP3 ids of the old store were not found.
 	ForcePOP3 bool `json:"force_pop3,omitempty"`
+	// WaveSize cuts the batch into waves of so many users.
+	WaveSize int `json:"wave_size,omitempty"`
+	// Window and FlipWindow are times of the week, in the node's zone unless they
+	// name one; StopAt is "10" or "5%".
+	Window     string `json:"window,omitempty"`
+	FlipWindow string `json:"flip_window,omitempty"`
+	StopAt     string `json:"stop_at,omitempty"`
+}
+
+// MoveOptions are what a request says of one user alone.
+type MoveOptions struct {
+	From         string    `json:"from,omitempty"`
+	To           string    `json:"to,omitempty"`
+	Login        string    `json:"login,omitempty"` // the name at the old store
+	Password     string    `json:"password,omitempty"`
+	PasswordFile string    `json:"password_file,omitempty"`
+	Priority     int       `json:"priority,omitempty"`
+	NotBefore    time.Time `json:"not_before,omitzero"`
+	Wave         string    `json:"wave,omitempty"`
+}
+
+// MoveQuery asks for moves of a batch.
+type MoveQuery struct {
+	Batch string `json:"batch,omitempty"` // empty: the latest
+	// States to show; empty: all. Failed: only those that failed.
+	States []string `json:"states,omitempty"`
+	Failed bool     `json:"failed,omitempty"`
+	// From is where a page begins, as the page before said; Limit its length, 1000
+	// by default and at most.
+	From  int `json:"from,omitempty"`
+	Limit int `json:"limit,omitempty"`
+}
+
+// MaxPage is the length of a page of moves.
+const MaxPage = 1000
+
+// MovePage is a part of a batch's moves, in the batch's order.
+type MovePage struct {
+	Moves []Move `json:"moves"`
+	Next  int    `json:"next"` // where the next page begins, -1 at the end
 }
 
 // Batch is a set of moves that were started together.
 type Batch struct {
-	ID     string `json:"id"`
-	From   string `json:"from,omitempty"` // empty: each user's own store
-	To     string `json:"to"`
-	Paused bool   `json:"paused"`
-	Done   bool   `json:"done"` // nothing is left to do, failed moves included
-	Moves  []Move `json:"moves,omitempty"`
+	ID      string `json:"id"`
+	From    string `json:"from,omitempty"` // empty: each user's own store
+	To      string `json:"to"`
+	Paused  bool   `json:"paused"`
+	Stopped bool   `json:"stopped,omitempty"`
+	Done    bool   `json:"done"` // nothing is left to do, failed moves included
+	// Waits says what it waits for, when no user's turn has come or it halted.
+	Waits string `json:"waits,omitempty"`
+	// Wave is the number of the wave that runs, of Waves.
+	Wave  int `json:"wave,omitempty"`
+	Waves int `json:"waves,omitempty"`
+	// Users in all; Moved are those whose moves ended well, Failed those whose
+	// did not, Running those at work. States counts all by state.
+	Users   int            `json:"users"`
+	Moved   int            `json:"moved"`
+	Failed  int            `json:"failed"`
+	Running int            `json:"running"`
+	States  map[string]int `json:"states,omitempty"`
+	// Sums over all users, as far as they were looked at.
+	Messages     int64 `json:"messages"`
+	MessagesDone int64 `json:"messages_done"`
+	Bytes        int64 `json:"bytes"`
+	BytesDone    int64 `json:"bytes_done"`
+	// Share of the work that is done, 0 to 1, Rate in bytes per second of late,
+	// Left how long the rest takes like that (0: not known), Elapsed how long it
+	// was worked at since the node began.
+	Share   float64       `json:"share"`
+	Rate    float64       `json:"rate,omitempty"`
+	Left    time.Duration `json:"left,omitempty"`
+	Elapsed time.Duration `json:"elapsed,omitempty"`
+	Moves   []Move        `json:"moves,omitempty"` // where Watch tells of them
 }
 
 // Move is one user's way.
 type Move struct {
 	User         string        `json:"user"`
 	State        string        `json:"state"`
-	Done         bool          `json:"done"`   // nothing is left to do for the user
-	Failed       bool          `json:"failed"` // done, and still on the old store
+	Done         bool          `json:"done"`              // nothing is left to do for the user
+	Failed       bool          `json:"failed"`            // done, and still on the old store
+	Running      bool          `json:"running,omitempty"` // somebody works on it
 	Reason       string        `json:"reason,omitempty"`
 	Tries        int           `json:"tries,omitempty"`
 	Messages     int64         `json:"messages"` // found at the source so far
@@ -116,20 +191,4 @@ type Move struct {
 	BytesDone    int64         `json:"bytes_done"`
 	Rate         float64       `json:"rate,omitempty"` // bytes per second of the copy
 	Elapsed      time.Duration `json:"elapsed,omitempty"`
-}
-
-// Moved is the number of moves that ended well.
-func (b *Batch) Moved() int { return b.count(func(m *Move) bool { return m.Done && !m.Failed }) }
-
-// Failed is the number of moves that ended without success.
-func (b *Batch) Failed() int { return b.count(func(m *Move) bool { return m.Failed }) }
-
-func (b *Batch) count(is func(*Move) bool) int {
-	n := 0
-	for i := range b.Moves {
-		if is(&b.Moves[i]) {
-			n++
-		}
-	}
-	return n
 }

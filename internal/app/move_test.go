@@ -217,7 +217,7 @@ func (f *farm) move(t *testing.T, user string) *migrate.Certificate {
 		last = b
 		return nil
 	})
-	if err != nil || last.Moved() != 1 {
+	if err != nil || last.Moved != 1 {
 		t.Fatalf("move: %+v %v", last, err)
 	}
 	text, err := c.Migrations().Report(t.Context(), user)
@@ -245,8 +245,9 @@ func TestDryRunAndFilter(t *testing.T) {
 		b = next
 		return nil
 	})
-	if err != nil || len(b.Moves) != 1 || b.Moves[0].User != "anna" || b.Moved() != 1 {
-		t.Errorf("%+v %v", b, err)
+	page, err2 := c.Migrations().Moves(t.Context(), admin.MoveQuery{Batch: b.ID, States: []string{"checked"}})
+	if err != nil || err2 != nil || b.Users != 1 || b.Moved != 1 || len(page.Moves) != 1 || page.Moves[0].User != "anna" || page.Next != -1 {
+		t.Errorf("%+v %v, %+v %v", b, err, page, err2)
 	}
 	if host := f.ldap.MailHost(t, "anna"); host != "old1" {
 		t.Errorf("directory says %q", host)

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"mailferry/backend"
 	"mailferry/internal/admin"
@@ -73,22 +75,77 @@ type migrations struct {
 
 // Start implements admin.Migrations.
 func (m *migrations) Start(ctx context.Context, r admin.MoveRequest) (admin.Batch, error) {
-	if err := m.checkStores(r.From, r.To); err != nil {
+	spec, err := m.spec(&r)
+	if err != nil {
 		return admin.Batch{}, err
 	}
-	users := r.Users
 	if r.Where != "" {
-		var err error
-		if users, err = m.selected(ctx, r.Where, r.From); err != nil {
+		if spec.Users, err = m.selected(ctx, r.Where, r.From); err != nil {
 			return admin.Batch{}, err
 		}
 	}
-	if r.Parallel == 0 {
-		r.Parallel = m.app.conf.Migrate.Parallel
+	if r.Limit > 0 {
+		if spec.Users, err = m.first(ctx, spec, r.Limit); err != nil {
+			return admin.Batch{}, err
+		}
 	}
-	return m.start(ctx, migrate.BatchSpec{Users: users, From: r.From, To: r.To, Parallel: r.Parallel, Dry: r.Dry, CopyOnly: r.CopyOnly,
+	return m.start(ctx, *spec)
+}
+
+// spec is a request in the engine's terms.
+func (m *migrations) spec(r *admin.MoveRequest) (*migrate.BatchSpec, error) {
+	if err := m.checkStores(r.From, r.To); err != nil {
+		return nil, err
+	}
+	spec := &migrate.BatchSpec{Users: r.Users, From: r.From, To: r.To, Parallel: cmp.Or(r.Parallel, m.app.conf.Migrate.Parallel),
+		Dry: r.Dry, CopyOnly: r.CopyOnly, WaveSize: r.WaveSize,
 		Reread: r.Reread, Prove: r.Prove,
-		POP3: migrate.POP3Mode(cmp.Or(r.POP3, m.app.conf.Migrate.POP3)), ForcePOP3: r.ForcePOP3})
+		POP3: migrate.POP3Mode(cmp.Or(r.POP3, m.app.conf.Migrate.POP3)), ForcePOP3: r.ForcePOP3}
+	for name, o := range r.Each {
+		if err := m.checkStores(o.From, o.To); err != nil {
+			return nil, fmt.Errorf("user %q: %w", name, err)
+		}
+		if spec.Each == nil {
+			spec.Each = make(map[string]migrate.UserOptions, len(r.Each))
+		}
+		spec.Each[name] = migrate.UserOptions{From: o.From, To: o.To, Login: o.Login, Password: backend.Secret(o.Password),
+			PasswordFile: o.PasswordFile, Priority: o.Priority, NotBefore: o.NotBefore, Wave: o.Wave}
+	}
+	var err error
+	invalid := func(err error) error { return backend.Errorf(backend.KindInvalid, "", "%w", err) }
+	if spec.Window, err = migrate.ParseWindows(r.Window, time.Local); err != nil {
+		return nil, invalid(err)
+	}
+	if spec.FlipWindow, err = migrate.ParseWindows(r.FlipWindow, time.Local); err != nil {
+		return nil, invalid(err)
+	}
+	if spec.StopAt, err = migrate.ParseStopRule(r.StopAt); err != nil {
+		return nil, invalid(err)
+	}
+	return spec, nil
+}
+
+// first are the first users of a batch, by priority, who neither are at their new
+// store nor move already.
+func (m *migrations) first(ctx context.Context, spec *migrate.BatchSpec, limit int) (users []string, err error) {
+	for _, u := range spec.InOrder() {
+		if len(users) == limit {
+			break
+		}
+		e, err := m.app.dirs.Lookup(ctx, u)
+		switch {
+		case backend.IsKind(err, backend.KindNotFound): // the batch will say so
+		case err != nil:
+			return nil, err
+		case m.home(ctx, &e) == spec.Target(u), m.engine.Moves(u):
+			continue
+		}
+		users = append(users, u)
+	}
+	if len(users) == 0 {
+		return nil, backend.Errorf(backend.KindNotFound, "", "all %d users are at their new store, or move already", len(spec.Users))
+	}
+	return users, nil
 }
 
 func (m *migrations) start(ctx context.Context, spec migrate.BatchSpec) (admin.Batch, error) {
@@ -177,11 +234,42 @@ func (m *migrations) Batch(_ context.Context, id string) (admin.Batch, error) {
 	if err != nil {
 		return admin.Batch{}, err
 	}
-	b, err := m.engine.Status(batch)
+	b, err := m.engine.Summary(batch)
 	if err != nil {
 		return admin.Batch{}, err
 	}
 	return shownBatch(b), nil
+}
+
+// Moves implements admin.Migrations.
+func (m *migrations) Moves(_ context.Context, q admin.MoveQuery) (admin.MovePage, error) {
+	batch, err := m.id(q.Batch)
+	if err != nil {
+		return admin.MovePage{}, err
+	}
+	b, err := m.engine.Summary(batch)
+	if err != nil {
+		return admin.MovePage{}, err
+	}
+	want := map[string]bool{}
+	for _, name := range q.States {
+		var s migrate.State
+		if err := s.UnmarshalText([]byte(name)); err != nil {
+			return admin.MovePage{}, backend.Errorf(backend.KindInvalid, "", "%w; states are %s", err, strings.Join(migrate.StateNames(), ", "))
+		}
+		want[name] = true
+	}
+	if q.Limit <= 0 || q.Limit > admin.MaxPage {
+		q.Limit = admin.MaxPage
+	}
+	users, next, err := m.engine.Users(batch, q.From, q.Limit, func(u *migrate.UserStatus) bool {
+		return (len(want) == 0 || want[u.State.String()]) && (!q.Failed || shownMove(b, u).Failed)
+	})
+	page := admin.MovePage{Next: next, Moves: []admin.Move{}}
+	for i := range users {
+		page.Moves = append(page.Moves, shownMove(b, &users[i]))
+	}
+	return page, err
 }
 
 // Watch implements admin.Migrations.
@@ -226,6 +314,9 @@ func (m *migrations) Pause(_ context.Context, id string) error { return m.tell(i
 // Resume implements admin.Migrations.
 func (m *migrations) Resume(_ context.Context, id string) error { return m.tell(id, m.engine.Continue) }
 
+// Stop implements admin.Migrations.
+func (m *migrations) Stop(_ context.Context, id string) error { return m.tell(id, m.engine.Stop) }
+
 func (m *migrations) tell(id string, order func(migrate.BatchID) error) error {
 	batch, err := m.id(id)
 	if err != nil {
@@ -240,24 +331,28 @@ func (m *migrations) Retry(ctx context.Context, id string) (admin.Batch, error) 
 	if err != nil {
 		return admin.Batch{}, err
 	}
-	failed, err := m.engine.Failed(batch)
+	spec, err := m.engine.RetrySpec(batch)
 	if err != nil {
 		return admin.Batch{}, err
 	}
-	if len(failed) == 0 {
-		return admin.Batch{}, backend.Errorf(backend.KindNotFound, "", "no move of batch %s has failed", batch)
-	}
-	b, err := m.engine.Status(batch)
-	if err != nil {
-		return admin.Batch{}, err
-	}
-	return m.start(ctx, migrate.BatchSpec{Users: failed, From: b.From, To: b.To, Parallel: m.app.conf.Migrate.Parallel,
-		POP3: migrate.POP3Mode(m.app.conf.Migrate.POP3)})
+	return m.start(ctx, spec)
 }
 
 // shownBatch is a batch as the admin API has it.
 func shownBatch(b *migrate.BatchStatus) admin.Batch {
-	out := admin.Batch{ID: string(b.ID), From: b.From, To: b.To, Paused: b.Paused, Done: b.Finished}
+	out := admin.Batch{ID: string(b.ID), From: b.From, To: b.To, Paused: b.Paused, Stopped: b.Stopped, Done: b.Finished,
+		Waits: b.Waits, Wave: b.Wave, Waves: b.Waves, Users: b.Total, Running: b.Running, States: map[string]int{},
+		Messages: b.Messages, MessagesDone: b.MessagesDone, Bytes: b.Octets, BytesDone: b.OctetsDone,
+		Share: b.Share, Rate: b.Rate, Left: b.Left, Elapsed: b.Worked}
+	for s, n := range b.Counts {
+		out.States[s.String()] = n
+		switch m := shownMove(b, &migrate.UserStatus{State: s}); {
+		case m.Failed:
+			out.Failed += n
+		case m.Done:
+			out.Moved += n
+		}
+	}
 	for i := range b.Users {
 		out.Moves = append(out.Moves, shownMove(b, &b.Users[i]))
 	}
@@ -265,7 +360,7 @@ func shownBatch(b *migrate.BatchStatus) admin.Batch {
 }
 
 func shownMove(b *migrate.BatchStatus, u *migrate.UserStatus) admin.Move {
-	m := admin.Move{User: u.User, State: u.State.String(), Reason: u.Reason, Tries: u.Tries, Messages: u.Messages,
+	m := admin.Move{User: u.User, State: u.State.String(), Running: u.Running, Reason: u.Reason, Tries: u.Tries, Messages: u.Messages,
 		MessagesDone: u.MessagesDone, Bytes: u.Octets, BytesDone: u.OctetsDone, Rate: u.Rate, Elapsed: u.Elapsed}
 	switch u.State {
 	case migrate.Final:
