@@ -93,7 +93,7 @@ func (c *cli) verifyRoutesCommand() *cobra.Command {
 					return err
 				}
 				defer f.Close()
-				listed, err := readUsers(f)
+				listed, _, err := readUsers(f)
 				if err != nil {
 					return fmt.Errorf("%s: %w", file, err)
 				}
