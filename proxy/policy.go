@@ -84,12 +84,6 @@ func (p *policy) admits(verb, args string) string {
 		return "Unknown command"
 	}
 	switch verb {
-	case "ENABLE":
-		for _, f := range strings.Fields(args) {
-			if !p.has[f] {
-				return "ENABLE of " + printable(f) + " is not supported"
-			}
-		}
 	case "SEARCH", "SORT", "THREAD":
 		r := returnOptions(args)
 		if slices.Contains(r, "SAVE") && !p.has["SEARCHRES"] && !p.has["IMAP4REV2"] {
@@ -104,6 +98,18 @@ func (p *policy) admits(verb, args string) string {
 		}
 	}
 	return ""
+}
+
+// enables keeps those names of an ENABLE that a session may switch on. The
+// others are left out, not refused (RFC 5161, 3.1).
+func (p *policy) enables(args []byte) (kept []string, all bool) {
+	names := strings.Fields(string(args))
+	for _, f := range names {
+		if p.has[strings.ToUpper(f)] {
+			kept = append(kept, f)
+		}
+	}
+	return kept, len(kept) == len(names)
 }
 
 // printable keeps a client's word fit for a response text.

@@ -16,11 +16,15 @@ type realStore struct {
 	store *backend.Store
 	addr  string // to prepare mailboxes directly
 	user  string
+
+	prefix, sep string                // of mailbox names
+	options     func(o *Options)      // of a proxy in front of it; nil: none
+	lmtp        func(u string) string // a user as an LMTP recipient
 }
 
 func realDovecot(t *testing.T) realStore {
 	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{})
-	return realStore{user: "anna", addr: d.IMAP, store: &backend.Store{Name: "old", Type: backend.StoreDovecot, Address: "localhost",
+	return realStore{user: "anna", addr: d.IMAP, sep: d.Separator, store: &backend.Store{Name: "old", Type: backend.StoreDovecot, Address: "localhost",
 		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, d.IMAP), backend.POP3: portOf(t, d.POP3),
 			backend.ManageSieve: portOf(t, d.Sieve)}, TLSConfig: d.CA.Client(),
 		Login: backend.Login{Mode: backend.LoginMaster, User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)}}}
@@ -28,11 +32,18 @@ func realDovecot(t *testing.T) realStore {
 
 func realCyrus(t *testing.T) realStore {
 	c := mailtest.StartCyrus(t, mailtest.CyrusOptions{})
-	c.AddUsers(t, "anna")
-	return realStore{user: "anna", addr: c.IMAP, store: &backend.Store{Name: "old", Type: backend.StoreCyrus, Address: "localhost",
+	c.AddUsers(t, "anna", "bert")
+	return realStore{user: "anna", addr: c.IMAP, prefix: c.Prefix, sep: c.Separator, store: &backend.Store{Name: "old", Type: backend.StoreCyrus, Address: "localhost",
 		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, c.IMAP), backend.POP3: portOf(t, c.POP3),
 			backend.ManageSieve: portOf(t, c.Sieve)}, TLSConfig: c.CA.Client(),
 		Login: backend.Login{Mode: backend.LoginAuthzid, User: c.Admin, Secret: backend.Secret(c.AdminPassword)}}}
+}
+
+func realCourier(t *testing.T) realStore {
+	c := mailtest.StartCourier(t, mailtest.CourierOptions{Extra: "IMAP_ENHANCEDIDLE=1"})
+	return realStore{user: "anna", addr: c.IMAP, prefix: c.Prefix, sep: c.Separator, store: &backend.Store{Name: "old", Type: backend.StoreCourier,
+		Address: "localhost", Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, c.IMAP), backend.POP3: portOf(t, c.POP3)},
+		TLSConfig: c.CA.Client(), Login: backend.Login{Mode: backend.LoginUser}}}
 }
 
 func portOf(t *testing.T, addr string) int {
@@ -106,10 +117,22 @@ func serveReal(t *testing.T, o Options) (*Proxy, string) {
 // dialReal connects to a proxy for proto in front of the store, on a socket.
 func (r realStore) dialReal(t *testing.T, proto *protocol) *peer {
 	t.Helper()
+	return dialPeer(t, r.serve(t, proto))
+}
+
+// serve serves a proxy in front of the store on a socket.
+func (r realStore) serve(t *testing.T, proto *protocol) (addr string) {
+	t.Helper()
 	all := testStores()
 	all["old"] = r.store
-	_, addr := serveRealOf(t, proto, Options{Stores: all, Connector: RemoteConnector{}, Directory: newDirectory()})
-	return dialPeer(t, addr)
+	dir := newDirectory()
+	dir.entries["bert"] = backend.Entry{User: "bert", Store: "old", CheckPassword: true}
+	o := Options{Stores: all, Connector: RemoteConnector{}, Directory: dir}
+	if r.options != nil {
+		r.options(&o)
+	}
+	_, addr = serveRealOf(t, proto, o)
+	return addr
 }
 
 func (r realStore) dialPOP3(t *testing.T) *peer {

@@ -17,6 +17,8 @@ type clientSide struct {
 	// refusal is the answer to a command that is not passed on, once its
 	// literals have gone by.
 	refusal string
+	// instead of the first line, when it is passed on changed.
+	instead []byte
 }
 
 type upState uint8
@@ -93,22 +95,26 @@ func (t *tracker) forward(b []byte, out *output) {
 
 // upLine takes one line of a command; 0 means that it has to wait.
 func (t *tracker) upLine(l []byte, out *output) int {
+	n := len(l)
 	if t.up.state == upCommand {
 		if t.idle == idleOn {
 			return t.endIdle(l, out)
 		}
 		t.begin(l)
+		if t.up.instead != nil {
+			l = t.up.instead
+		}
 	} else if bad := malformed(l); bad != "" {
 		// The command's first lines are at the backend already, and the two of
 		// us may not agree on what is a literal: no way to go on.
 		out.fatal = errors.New(bad)
-		return len(l)
+		return n
 	}
 	size, sync, has := literalOf(l)
 	has = has && (t.up.refusal == "" || malformed(l) == "")
 	if has && !sync && size > 0 && !t.nonSync() {
 		out.fatal = errors.New("LITERAL+ was not announced")
-		return len(l)
+		return n
 	}
 	t.scan(l)
 	if t.up.state == upCommand && t.up.refusal == "" {
@@ -130,7 +136,7 @@ func (t *tracker) upLine(l []byte, out *output) int {
 	default:
 		t.finish(out)
 	}
-	return len(l)
+	return n
 }
 
 func (t *tracker) nonSync() bool {
@@ -151,7 +157,7 @@ func (t *tracker) endIdle(l []byte, out *output) int {
 // begin reads the first line of a command: its tag, its name, and whether it
 // is admitted.
 func (t *tracker) begin(l []byte) {
-	t.up.cmd, t.up.refusal, t.up.text = command{}, "", t.up.text[:0]
+	t.up.cmd, t.up.refusal, t.up.instead, t.up.text = command{}, "", nil, t.up.text[:0]
 	tag, rest := cutWord(l)
 	if !validTag(tag) {
 		t.up.refusal = "* BAD Invalid tag"
@@ -174,6 +180,23 @@ func (t *tracker) begin(l []byte) {
 		t.idle, t.idleTag = idleAsked, string(tag)
 	case verb == "LOGOUT":
 		t.logout = true
+	case verb == "ENABLE":
+		t.enableSome(tag, args)
+	}
+}
+
+// enableSome leaves out of an ENABLE what the session may not have. One that is
+// left without names is answered here.
+func (t *tracker) enableSome(tag, args []byte) {
+	_, _, literal := literalOf(args)
+	switch kept, all := t.policy.enables(args); {
+	case literal:
+		t.up.refusal = string(tag) + " BAD Names of extensions are atoms"
+	case all:
+	case len(kept) == 0:
+		t.up.refusal = "* ENABLED\r\n" + string(tag) + " OK Nothing to enable"
+	default:
+		t.up.instead = []byte(string(tag) + " ENABLE " + strings.Join(kept, " ") + "\r\n")
 	}
 }
 

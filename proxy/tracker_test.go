@@ -90,6 +90,7 @@ var dialogues = map[string]dialogue{
 	"idle no done":      {"C i IDLE|", "S + idling|", "C b NOOP|", "S i OK done|", "S b OK done|"},
 	"idle refused":      {"C i IDLE|", "S i BAD no|", "C b NOOP|", "S b OK|"},
 	"enable":            {"C a ENABLE CONDSTORE|", "S * ENABLED CONDSTORE|a OK done|"},
+	"enable some":       {"C a ENABLE X-UNKNOWN condstore {|b ENABLE {3+}|abc|", "S * ENABLED CONDSTORE|a OK done|"},
 	"refused":           {"C a COMPRESS DEFLATE|b ENABLE X-UNKNOWN|c RESUME NIL ()|d UID RESUME x|e LOGIN a b|f XYZZY {3+}|abc|g NOOP|", "S g OK|"},
 	"capability":        {"C a CAPABILITY|", "S * CAPABILITY IMAP4rev1 COMPRESS=DEFLATE AUTH=PLAIN|a OK [CAPABILITY RESUME] done|"},
 	"text like literal": {"C a NOOP|", "S * OK you have {5}|a OK done {3}|"},
@@ -312,8 +313,12 @@ func TestTrackerStates(t *testing.T) {
 	if got := f.backend.String(); got != "g NOOP\r\n" {
 		t.Errorf("reached the store: %q", got)
 	}
-	if got := strings.Count(f.client.String(), " BAD "); got != 6 {
+	if got := strings.Count(f.client.String(), " BAD "); got != 5 || !strings.Contains(f.client.String(), "* ENABLED\r\nb OK ") {
 		t.Errorf("client got %q", f.client.String())
+	}
+	f = play(t, dialogues["enable some"], whole)
+	if got := f.backend.String(); got != "a ENABLE condstore\r\n" || !strings.Contains(f.client.String(), "b BAD ") {
+		t.Errorf("reached the store: %q, client got %q", got, f.client.String())
 	}
 	f = play(t, dialogues["quote"], whole)
 	if got := f.backend.String(); got != "b NOOP\r\n" {
