@@ -26,7 +26,7 @@ func realOwn(t *testing.T) realStore {
 		t.Fatal(err)
 	}
 	for _, u := range []string{"anna", "bert"} {
-		if _, err := st.CreateUser(t.Context(), store.NewUser{Name: u}); err != nil {
+		if _, err := st.CreateUser(t.Context(), store.NewUser{Name: u, Aliases: []string{u + "@example.org"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,12 +71,20 @@ func realOwn(t *testing.T) realStore {
 			Login: backend.Login{Mode: backend.LoginAuthzid, User: "proxy", Secret: "token"}},
 		options: func(o *Options) {
 			o.Capabilities = map[string][]string{"old": imapd.Capabilities()}
+			o.Deliverer = ownDeliverer{st}
 			o.Connector = RemoteConnector{Dial: func(context.Context, string, string) (net.Conn, error) {
 				ours, theirs := line.Pipe()
 				go is.ServeConn(context.WithoutCancel(t.Context()), theirs, imapd.ConnInfo{Trusted: true})
 				return ours, nil
 			}}
 		}}
+}
+
+// ownDeliverer files mail as a node does.
+type ownDeliverer struct{ st *store.Store }
+
+func (d ownDeliverer) Deliver(ctx context.Context, m Message) []error {
+	return d.st.DeliverStream(ctx, m.From, m.Recipients, m.Open())
 }
 
 func listen(t *testing.T) net.Listener {
