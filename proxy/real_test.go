@@ -17,9 +17,8 @@ type realStore struct {
 	addr  string // to prepare mailboxes directly
 	user  string
 
-	prefix, sep string                // of mailbox names
-	options     func(o *Options)      // of a proxy in front of it; nil: none
-	lmtp        func(u string) string // a user as an LMTP recipient
+	prefix, sep string           // of mailbox names
+	options     func(o *Options) // of a proxy in front of it; nil: none
 }
 
 func realDovecot(t *testing.T) realStore {
