@@ -112,17 +112,6 @@ func (p *policy) enables(args []byte) (kept []string, all bool) {
 	return kept, len(kept) == len(names)
 }
 
-// printable keeps a client's word fit for a response text.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' || r == '[' || r == ']' {
-			return '?'
-		}
-		return r
-	}, s)
-	return s[:min(len(s), 40)]
-}
-
 // returnOptions are the words of "RETURN (...)" (RFC 9051, 6.4.4).
 func returnOptions(args string) []string {
 	_, rest, ok := strings.Cut(args, "RETURN (")
