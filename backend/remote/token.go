@@ -53,9 +53,17 @@ func (id identity) message(mechanism string) (first, afterwards string) {
 
 // masked keeps what a store says of a login from showing what we sent.
 func (id identity) masked(text string) string {
-	if s := id.secret.Reveal(); len(s) > 2 {
+	secret := id.secret.Reveal()
+	if len(secret) < 3 { // a text without short words is none
+		return text
+	}
+	hide := []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))}
+	for _, m := range append([]string{mechPlain}, tokenMechanisms...) {
+		first, _ := id.message(m)
+		hide = append(hide, first)
+	}
+	for _, s := range hide {
 		text = strings.ReplaceAll(text, s, "[secret]")
-		text = strings.ReplaceAll(text, base64.StdEncoding.EncodeToString([]byte(s)), "[secret]")
 	}
 	return text
 }
