@@ -640,3 +640,75 @@ func TestNoSecretIsLogged(t *testing.T) {
 		})
 	}
 }
+
+// muteDirectory answers nothing until it is told to stop.
+type muteDirectory struct{ directory }
+
+func (*muteDirectory) Lookup(ctx context.Context, _ string) (backend.Entry, error) {
+	<-ctx.Done()
+	return backend.Entry{}, backend.Errorf(backend.KindUnavailable, "", "%w", ctx.Err())
+}
+
+// TestMuteDirectoryIsAnswered: a directory that hangs costs a client some
+// seconds, and it is told to come back.
+func TestMuteDirectoryIsAnswered(t *testing.T) {
+	inWorld(t, func(o *Options) { o.Directory = &muteDirectory{} }, func(w *world) {
+		begin := time.Now()
+		c := w.client()
+		c.sendLine("a LOGIN anna secret")
+		c.expect("a NO [UNAVAILABLE]")
+		if d := time.Since(begin); d > lookupLimit {
+			t.Errorf("after %s", d)
+		}
+	})
+}
+
+// TestClientsDoNotSayWhoTheyAre: what only a trusted balancer may say changes
+// nothing when a client says it.
+func TestClientsDoNotSayWhoTheyAre(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		c := w.client()
+		c.sendLine(`a ID ("x-originating-ip" "192.0.2.99" "x-originating-port" "7" "x-session-id" "mine")`)
+		c.expect("* ID (\"name\" \"mailferry\")")
+		c.expect("a OK")
+		c.sendLine("b XCLIENT ADDR=192.0.2.99")
+		c.expect("b BAD")
+		c.sendLine("c LOGIN anna secret")
+		w.backend()
+		c.expect("c OK")
+		if got := w.con.asked[0]; got.Client.String() != "pipe" || got.Session == "mine" {
+			t.Errorf("believed: %v, %s", got.Client, got.Session)
+		}
+	})
+	inPOP3(t, nil, func(w *world) {
+		c := w.popClient()
+		c.sendLine("XCLIENT ADDR=192.0.2.99")
+		c.expect("-ERR")
+	})
+}
+
+// TestLMTPBounds: lines have a bound before they have a meaning.
+func TestLMTPBounds(t *testing.T) {
+	inMailWorld(t, nil, func(m *mailWorld) {
+		l := newPipeListener()
+		go m.p.ServeLMTP(l)
+		c := newPeer(l.dial())
+		c.t = t
+		c.expect("220")
+		go func() { _, _ = io.Copy(c.Conn, io.LimitReader(endless{}, 1<<20)) }()
+		c.expect("5")
+		c.Close()
+		if len(m.dir.lookups) > 0 {
+			t.Errorf("looked up %q", m.dir.lookups)
+		}
+	})
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
+}

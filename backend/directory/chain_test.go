@@ -208,7 +208,7 @@ func TestCacheBounded(t *testing.T) {
 
 func TestStores(t *testing.T) {
 	home := &backend.Store{Name: "home", Type: backend.StoreLocal}
-	old := &backend.Store{Name: "old1", Type: backend.StoreCyrus, Address: "10.0.0.5"}
+	old := &backend.Store{Name: "old1", Type: backend.StoreCyrus, Address: "10.0.0.5", Alternates: []string{"10.0.0.6"}}
 	farm := &backend.Store{Name: "farm", Type: backend.StoreDovecot}
 	s, err := NewStores([]*backend.Store{home, old, farm})
 	if err != nil {
@@ -218,7 +218,7 @@ func TestStores(t *testing.T) {
 		st   *backend.Store
 		host string
 	}{
-		"home": {home, ""}, "old1": {old, "10.0.0.5"}, "10.0.0.5": {old, "10.0.0.5"},
+		"home": {home, ""}, "old1": {old, "10.0.0.5"}, "10.0.0.5": {old, "10.0.0.5"}, "10.0.0.6": {old, "10.0.0.5"},
 		"ms7.example.org": {farm, "ms7.example.org"}, "2001:db8::1": {farm, "2001:db8::1"},
 		"": {}, "a/b": {}, "-x": {}, "a b": {}, "a\r\nb": {}, "farm": {},
 	}
