@@ -59,11 +59,12 @@ const (
 	ClassOctets         AuditClass = "octets"
 	ClassHeader         AuditClass = "header"
 	// What clients keep, and stores write in different forms.
-	ClassEnvelopeSpace    AuditClass = "envelope: white space"
-	ClassEnvelopeAddress  AuditClass = "envelope: form of an address"
-	ClassEnvelope         AuditClass = "envelope: other"
-	ClassStructureCharset AuditClass = "bodystructure: default charset"
-	ClassStructure        AuditClass = "bodystructure: other"
+	ClassEnvelopeSpace     AuditClass = "envelope: white space"
+	ClassEnvelopeAddress   AuditClass = "envelope: form of an address"
+	ClassEnvelope          AuditClass = "envelope: other"
+	ClassStructureCharset  AuditClass = "bodystructure: default charset"
+	ClassStructureEncoding AuditClass = "bodystructure: 8bit that is not declared"
+	ClassStructure         AuditClass = "bodystructure: other"
 )
 
 // AuditDifference is one thing that is not the same at both stores.

@@ -102,17 +102,20 @@ func structureDiffers(x, y remote.Value) (class AuditClass, what string) {
 	if v == w {
 		return "", ""
 	}
-	class = ClassStructure
-	if withoutCharset(x) == withoutCharset(y) {
-		class = ClassStructureCharset
+	what = firstDifference(v, w)
+	v, w = withoutCharset(v), withoutCharset(w)
+	switch {
+	case v == w:
+		return ClassStructureCharset, what
+	case strings.ReplaceAll(v, `"8bit"`, `"7bit"`) == strings.ReplaceAll(w, `"8bit"`, `"7bit"`):
+		return ClassStructureEncoding, what
 	}
-	return class, firstDifference(v, w)
+	return ClassStructure, what
 }
 
-// withoutCharset writes a structure without the charset that a text part has
+// withoutCharset is a structure without the charset that a text part has
 // when it names none: some stores say it, some leave it out (RFC 2046 4.1.2).
-func withoutCharset(v remote.Value) string {
-	s := strings.ToLower(v.String())
+func withoutCharset(s string) string {
 	return strings.NewReplacer(`("charset" "us-ascii")`, "nil", `"charset" "us-ascii" `, "", ` "charset" "us-ascii"`, "").Replace(s)
 }
 

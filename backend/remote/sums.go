@@ -39,7 +39,7 @@ func (c *Client) ServerSums(ctx context.Context, uids imap.UIDSet, fn func(uid i
 // the pipe full.
 func (c *Client) BodySums(ctx context.Context, uids []imap.UID, size func(i int) int64, h hash.Hash,
 	fn func(uid imap.UID, size int64, sum []byte) error) error {
-	return c.FetchBodies(ctx, &summer{uids: uids, size: size, h: h, fn: fn, buf: make([]byte, 64<<10)}, Window{Octets: 8 << 20, Commands: 32})
+	return c.FetchBodies(ctx, &summer{uids: uids, size: size, h: h, fn: fn, buf: make([]byte, 64<<10)}, Window{Octets: 8 << 20, Commands: sumCommands})
 }
 
 // summer is the BodySource of BodySums.
@@ -54,9 +54,13 @@ type summer struct {
 	read bool
 }
 
+// A share of a mailbox has many gaps, so its sets are long: all commands ahead
+// of their answers have to fit into the buffers on the way, for a store reads
+// none while its answers are not taken.
 const (
-	sumMessages = 200
+	sumMessages = 100
 	sumOctets   = 512 << 10
+	sumCommands = 12
 )
 
 func (s *summer) NextSet() (set imap.UIDSet, octets int64, ok bool) {
