@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -33,10 +34,12 @@ type account struct {
 	namespace backend.Namespace
 	flags     flagMapper
 	boxes     map[backend.MailboxName]*box
+	filter    *compiled                                       // nil: everything
 	imported  map[backend.MailboxName]backend.ImportedMailbox // of earlier runs, until looked at
 	subs      []backend.MailboxName
 	subsKnown bool
 	planned   []Exception
+	ordered   bool   // the target takes messages in the order of UIDs
 	streamed  uint64 // messages that were read, their size compared
 	rereads   uint64 // bodies read again from the disk of the new store
 	probed    bool   // the source is known to be steady, or not to be
@@ -61,6 +64,7 @@ type box struct {
 	reread      imap.UID // up to here bodies were read again
 	proved      imap.UID // up to here the old store was asked again
 	skipped     map[imap.UID]string
+	filtered    uint32 // left out by the filter
 	notes       map[string]Exception
 	compared    bool // equal on both sides at the last compare
 }
@@ -110,6 +114,12 @@ func (a *account) close() {
 		_ = a.client.Logout()
 		a.client = nil
 	}
+	if c, ok := a.imp.(io.Closer); ok { // it has a connection of its own
+		if err := c.Close(); err != nil {
+			a.log.Info("the target's side could not be closed", "error", err)
+		}
+		a.imp = nil
+	}
 }
 
 // connected gives the connection, dialling when there is none.
@@ -136,7 +146,9 @@ func (a *account) survey(ctx context.Context) (*plan, error) {
 		}
 		acct, err := c.Survey(ctx)
 		if err == nil {
-			return makePlan(acct), nil
+			pl := makePlan(acct)
+			a.filter.boxes(pl)
+			return pl, nil
 		}
 		a.drop()
 		if fresh || ctx.Err() != nil || !retriable(err) {
@@ -183,6 +195,9 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 		return nil, err
 	}
 	if err := a.open(ctx, pl); err != nil {
+		return nil, err
+	}
+	if err := a.prepare(ctx, pl); err != nil {
 		return nil, err
 	}
 	a.planned = pl.exceptions
@@ -243,11 +258,50 @@ func (a *account) open(ctx context.Context, pl *plan) error {
 		return fmt.Errorf("import of %s: %w", a.user, err)
 	}
 	a.imp, a.namespace = imp, pl.namespace
+	_, a.ordered = imp.(backend.ForeignImport)
 	a.imported = make(map[backend.MailboxName]backend.ImportedMailbox, len(have))
 	for _, m := range have {
 		a.imported[m.Name] = m
 	}
 	return nil
+}
+
+// prepare tells a foreign target what is to come, so that it can make all
+// mailboxes at once.
+func (a *account) prepare(ctx context.Context, pl *plan) error {
+	f, ok := a.imp.(backend.ForeignImport)
+	if !ok {
+		return nil
+	}
+	boxes := make([]backend.ImportMailbox, len(pl.boxes))
+	for i, p := range pl.boxes {
+		boxes[i] = backend.ImportMailbox{Name: p.name, UIDValidity: p.status.UIDValidity, SpecialUse: p.special, NoSelect: p.hollow}
+	}
+	if err := f.Prepare(ctx, boxes); err != nil {
+		return err
+	}
+	have, err := a.imp.Mailboxes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range have { // a renamed one has its new name now
+		a.imported[m.Name] = m
+	}
+	return nil
+}
+
+// asBefore takes a mailbox over that an earlier run left as both sides have it
+// still. Only a foreign target tells so: it compares its own side as well.
+func (a *account) asBefore(p planned) bool {
+	m, ok := a.imported[p.name]
+	if s := p.status; !a.ordered || !ok || !p.known || s.HighestModSeq == 0 || m.HighestModSeq != s.HighestModSeq ||
+		m.UIDValidity != s.UIDValidity || m.UIDNext != s.UIDNext || m.Messages != s.Messages {
+		return false
+	}
+	a.boxes[p.name] = &box{planned: p, validity: m.UIDValidity, next: m.UIDNext, modseq: m.HighestModSeq, count: m.Messages, sealed: true}
+	a.progress.Messages.Add(int64(m.Messages))
+	a.progress.MessagesDone.Add(int64(m.Messages))
+	return true
 }
 
 // inboxFirst orders the mailboxes so that what a user misses first comes first.
@@ -273,6 +327,8 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 	switch {
 	case p.hollow:
 		return a.syncHollow(ctx, p, res)
+	case b == nil && a.asBefore(p):
+		return nil
 	case b == nil || b.hollow || !slices.Equal(b.special, p.special):
 		b = &box{planned: p}
 		if old := a.boxes[p.name]; old != nil {
@@ -335,7 +391,7 @@ func brokenBy(err error) bool {
 func (b *box) unchanged(p planned) bool {
 	s := p.status
 	return p.known && b.raw == p.raw && s.HighestModSeq != 0 && s.HighestModSeq == b.modseq && s.UIDValidity == b.validity &&
-		s.UIDNext == b.next && s.Messages == b.count+uint32(len(b.skipped))
+		s.UIDNext == b.next && s.Messages == b.total()
 }
 
 func (a *account) syncHollow(ctx context.Context, p planned, res *pass) error {

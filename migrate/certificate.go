@@ -94,6 +94,11 @@ func (a *account) certify(level string) *Certificate {
 		Proved: a.proved}
 	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
 	a.certifyPOP3(c)
+	if f, ok := a.imp.(backend.ForeignImport); ok {
+		for _, n := range f.Notes() {
+			c.Exception = append(c.Exception, Exception{Mailbox: a.namespace.Show(n.Mailbox), UID: n.UID, What: n.What, Skipped: n.Skipped})
+		}
+	}
 	for _, name := range a.names() {
 		b := a.boxes[name]
 		m := MailboxCertificate{Name: b.shown, UIDValidity: b.validity, UIDNext: b.next, HighestModSeq: b.modseq,

@@ -44,8 +44,8 @@ func (e *Engine) resolve(ctx context.Context, spec *BatchSpec, user string) (rou
 		return r, invalid("The user is at another store.", "user %q is at %q, not at %q", user, r.from.Name, o.From)
 	case r.from.Local():
 		return r, invalid("Users cannot be moved away from our own store yet.", "user %q", user)
-	case !r.to.Local():
-		return r, invalid("The new store has to be our own.", "store %q is of type %q", r.to.Name, r.to.Type)
+	case !r.to.Local() && !spec.CopyOnly && !spec.Dry:
+		return r, invalid("A foreign store cannot take a user over, only a copy.", "store %q is of type %q", r.to.Name, r.to.Type)
 	}
 	return r, nil
 }
@@ -95,7 +95,7 @@ func (d *driver) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(pl.boxes, func(p planned) bool { return p.name == backend.Inbox }) {
+	if d.acct.filter == nil && !slices.ContainsFunc(pl.boxes, func(p planned) bool { return p.name == backend.Inbox }) {
 		return invalid("The old store lists no INBOX for this user.", "user %q at store %q", d.user, r.from.Name)
 	}
 	if d.b.spec.Dry {

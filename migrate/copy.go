@@ -27,6 +27,9 @@ const (
 	putOctets   = 4 << 20
 	// putsAhead batches are committed while reading goes on.
 	putsAhead = 3
+	// A foreign target gets its messages in smaller batches, each one APPEND.
+	orderedMessages = 100
+	orderedOctets   = 1 << 20
 )
 
 // fetch copies the messages of l, newest first. What the store does not give
@@ -163,6 +166,9 @@ func (cp *copier) NextSet() (set imap.UIDSet, octets int64, ok bool) {
 	if n == 0 || cp.a.crowded() {
 		return nil, 0, false
 	}
+	if cp.a.ordered {
+		return cp.oldest()
+	}
 	limit := setMessages
 	if cp.trust { // one bad message must not cost its neighbours again
 		limit = 1
@@ -172,15 +178,37 @@ func (cp *copier) NextSet() (set imap.UIDSet, octets int64, ok bool) {
 		i--
 		octets += int64(cp.todo[i].size) + 256
 	}
-	for _, e := range cp.todo[i:] {
+	set = uidsOf(cp.todo[i:])
+	cp.todo = cp.todo[:i]
+	return set, octets, true
+}
+
+// oldest takes the oldest messages that are left: a target that gives UIDs of
+// its own has to get them in order.
+func (cp *copier) oldest() (set imap.UIDSet, octets int64, ok bool) {
+	limit := setMessages
+	if cp.trust {
+		limit = 1
+	}
+	i := 0
+	for i < min(len(cp.todo), limit) && octets < setOctets {
+		octets += int64(cp.todo[i].size) + 256
+		i++
+	}
+	set = uidsOf(cp.todo[:i])
+	cp.todo = cp.todo[i:]
+	return set, octets, true
+}
+
+func uidsOf(list []entry) (set imap.UIDSet) {
+	for _, e := range list {
 		if k := len(set); k > 0 && set[k-1].Stop+1 == e.uid {
 			set[k-1].Stop = e.uid
 		} else {
 			set = append(set, imap.UIDRange{Start: e.uid, Stop: e.uid})
 		}
 	}
-	cp.todo = cp.todo[:i]
-	return set, octets, true
+	return set
 }
 
 // Body streams a message into the target, which hashes it on the way: the one
@@ -282,7 +310,11 @@ func newPutter(ctx context.Context, imp backend.MailboxImport) *putter {
 func (p *putter) add(m backend.ImportMessage, size int64) error {
 	p.batch = append(p.batch, m)
 	p.octets += size
-	if len(p.batch) < putMessages && p.octets < putOctets {
+	if _, ok := p.imp.(backend.OrderedImport); ok {
+		if len(p.batch) < orderedMessages && p.octets < orderedOctets {
+			return nil
+		}
+	} else if len(p.batch) < putMessages && p.octets < putOctets {
 		return nil
 	}
 	return p.flush()
@@ -297,9 +329,16 @@ func (p *putter) flush() error {
 	batch := p.batch
 	p.batch, p.octets = nil, 0
 	p.slots <- struct{}{} // each holder ends on its own: Put honours ctx
+	put := func() error { return p.imp.Put(p.ctx, batch) }
+	if o, ok := p.imp.(backend.OrderedImport); ok {
+		wait, err := o.PutOrdered(p.ctx, batch)
+		if put = wait; err != nil {
+			put = func() error { return err }
+		}
+	}
 	p.wg.Go(func() {
 		defer func() { <-p.slots }()
-		if err := p.imp.Put(p.ctx, batch); err != nil {
+		if err := put(); err != nil {
 			p.mu.Lock()
 			if p.err == nil {
 				p.err = fmt.Errorf("put: %w", err)

@@ -283,7 +283,15 @@ func (d *driver) prepare(ctx context.Context) error {
 		return err
 	}
 	if d.acct == nil {
-		d.acct = newAccount(d.route.entry.User, d.dialSource, d.e.opt.Importer)
+		importer, err := d.importer()
+		if err != nil {
+			return err
+		}
+		d.acct = newAccount(d.route.entry.User, d.dialSource, importer)
+		if err := d.configure(); err != nil {
+			d.acct = nil
+			return err
+		}
 		d.acct.log, d.acct.yield = d.log, d.yield
 		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing(d.flip)) }
 		d.acct.pop3 = d.maildrop()
@@ -318,6 +326,10 @@ func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return dialIMAP(ctx, t)
+}
+
+func dialIMAP(ctx context.Context, t remote.Target) (*remote.Client, error) {
 	c, err := remote.DialIMAP(ctx, t)
 	if err != nil {
 		return nil, err
@@ -328,7 +340,7 @@ func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 // maildrop is the POP3 side of an account; nil where the user has none.
 func (d *driver) maildrop() *maildrop {
 	mode := d.b.spec.POP3
-	if mode == POP3Never || mode != POP3Always && !d.route.entry.Allows(backend.POP3) {
+	if !d.route.to.Local() || mode == POP3Never || mode != POP3Always && !d.route.entry.Allows(backend.POP3) {
 		return nil
 	}
 	return &maildrop{mode: mode, force: d.b.spec.ForcePOP3, named: d.route.from.Ports[backend.POP3] != 0, dial: d.dialPOP3}
@@ -348,8 +360,17 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 
 // target is the user at the old store.
 func (d *driver) target() (remote.Target, error) {
-	t := remote.Target{Store: d.route.from, Host: d.route.host, User: d.route.entry.User, Dial: d.e.opt.Dial}
+	t := d.targetAt(d.route.from, d.route.host)
 	return t, d.b.login(d.user, &t)
+}
+
+// targetAt is the user at a store, as the store's configuration says it.
+func (d *driver) targetAt(s *backend.Store, host string) remote.Target {
+	t := remote.Target{Store: s, Host: host, User: d.route.entry.User, Dial: d.e.opt.Dial}
+	if f := d.e.opt.Account; f != nil {
+		t.User, t.Password = f(s, d.route.entry.User)
+	}
+	return t
 }
 
 // backOff waits: shortly for a user who is on hold, with growing delays else.

@@ -38,8 +38,8 @@ type Engine struct {
 // New makes an engine; before Start or Resume it touches nothing but the key
 // that signs certificates, which the first one makes.
 func New(o Options) (*Engine, error) {
-	if o.Dir == "" || o.Importer == nil || o.Placements == nil || o.Lookup == nil {
-		return nil, errors.New("migrate: Dir, Importer, Placements and Lookup are needed")
+	if o.Dir == "" || o.Placements == nil || o.Lookup == nil {
+		return nil, errors.New("migrate: Dir, Placements and Lookup are needed")
 	}
 	if o.Holds <= 0 {
 		o.Holds = 2
@@ -110,7 +110,7 @@ func (e *Engine) checkStores(spec *BatchSpec) error {
 		}
 		checked[o.To], checked[o.From] = true, true
 	}
-	return nil
+	return e.foreign(spec)
 }
 
 func (e *Engine) dir(id BatchID) string { return filepath.Join(e.opt.Dir, string(id)) }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/emersion/go-imap/v2"
+
+	"mailferry/migrate/target"
 )
 
 // flagMapper makes flags that our protocol can say of flags as foreign stores
@@ -12,6 +14,7 @@ import (
 type flagMapper struct {
 	cache map[*imap.Flag][]imap.Flag // by the shared list's first element
 	odd   map[imap.Flag]imap.Flag    // what was changed into what
+	subs  []*target.Substitution     // on lists, joined by blanks
 }
 
 // clean maps a list. Equal lists in give the same list out.
@@ -27,10 +30,28 @@ func (m *flagMapper) clean(flags []imap.Flag) []imap.Flag {
 	for i, f := range flags {
 		out[i] = m.flag(f)
 	}
+	if len(m.subs) > 0 {
+		out = m.substitute(out)
+	}
 	if m.cache == nil || len(m.cache) > 4096 {
 		m.cache = make(map[*imap.Flag][]imap.Flag)
 	}
 	m.cache[key] = out
+	return out
+}
+
+func (m *flagMapper) substitute(flags []imap.Flag) (out []imap.Flag) {
+	names := make([]string, len(flags))
+	for i, f := range flags {
+		names[i] = string(f)
+	}
+	s := strings.Join(names, " ")
+	for _, sub := range m.subs {
+		s = sub.Apply(s)
+	}
+	for f := range strings.FieldsSeq(s) {
+		out = append(out, m.flag(imap.Flag(f)))
+	}
 	return out
 }
 

@@ -64,6 +64,11 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 	if err := a.apply(ctx, b, ch, gone, sel, res); err != nil {
 		return false, err
 	}
+	found, err := a.filter.search(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	a.wanted(b, ch.fresh, found)
 	if err := a.fetch(ctx, c, b, ch.fresh, res); err != nil {
 		return false, err
 	}
@@ -71,7 +76,8 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 	if err != nil {
 		return false, err
 	}
-	if int(d.Count)+len(b.skipped) != exists-len(ch.fresh.dropped) {
+	b.skipRefused()
+	if int(d.Count)+len(b.skipped)+int(b.filtered) != exists-len(ch.fresh.dropped) {
 		return false, nil
 	}
 	b.count = d.Count
@@ -96,8 +102,9 @@ func (b *box) account(ch *changes) {
 	b.sum, b.summed = sum, true
 }
 
-// total counts the source's messages as last seen, those we skip included.
-func (b *box) total() uint32 { return b.count + uint32(len(b.skipped)) }
+// total counts the source's messages as last seen, those we skip or leave out
+// included.
+func (b *box) total() uint32 { return b.count + uint32(len(b.skipped)) + b.filtered }
 
 // reopen selects b, with QRESYNC where it is offered. When the status said that
 // something came, it lists that in the same round trip: listed tells so.
@@ -219,7 +226,7 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 	if err != nil {
 		return err
 	}
-	b.skipped = nil
+	b.skipped, b.filtered = nil, 0
 	d, err := diff(ctx, l, b.imp)
 	if err != nil {
 		return err
@@ -234,9 +241,15 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 	if err := a.applyMerge(ctx, b, ch, d, sel, res); err != nil {
 		return err
 	}
+	found, err := a.filter.search(ctx, c)
+	if err != nil {
+		return err
+	}
+	a.wanted(b, d.missing, found)
 	if err := a.fetch(ctx, c, b, d.missing, res); err != nil {
 		return err
 	}
+	b.skipRefused()
 	if dropped := d.missing.dropped; len(dropped) > 0 { // went while we copied
 		l.entries = slices.DeleteFunc(l.entries, func(e entry) bool { return dropped[e.uid] })
 	}
@@ -247,6 +260,7 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 // summarize takes the sum of a full listing over.
 func (b *box) summarize(l *listing, sel *remote.Selected) {
 	b.sum, b.count = l.sum(b.skipped)
+	b.count -= min(b.filtered, b.count)
 	b.summed, b.listed, b.ledger = true, true, nil
 	if sel.HighestModSeq > 0 {
 		b.ledger = newLedger(l)

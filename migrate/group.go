@@ -35,8 +35,14 @@ type member struct {
 // groupable reports mailboxes that have to be listed whole and are small.
 func (a *account) groupable(c *remote.Client, p planned) bool {
 	b := a.boxes[p.name]
+	if b == nil && a.asBefore(p) { // nothing to do: it costs nothing alone
+		return false
+	}
 	if b != nil && !b.hollow && slices.Equal(b.special, p.special) && (b.modseq > 0 || b.unchanged(p)) {
 		return false // a delta is cheaper
+	}
+	if a.filter != nil && a.filter.Search != "" {
+		return false
 	}
 	return !p.hollow && p.known && p.status.Messages <= groupSmall && c.Queueable(p.raw)
 }
@@ -129,6 +135,8 @@ func (a *account) stage(ctx context.Context, c *remote.Client, m *member, res *p
 	}
 	res.Vanished += d.removed
 	m.missing = d.missing
+	m.b.filtered = 0
+	a.wanted(m.b, m.missing, nil)
 	return a.applyMerge(ctx, m.b, &changes{flags: d.flags, fresh: &listing{}}, d, sel, res)
 }
 
@@ -176,6 +184,7 @@ func (a *account) finish(ctx context.Context, m *member) error {
 	if m.failed {
 		return errLeft
 	}
+	m.b.skipRefused()
 	m.b.summarize(m.l, m.list.Selected)
 	return a.seal(ctx, m.b, m.list.Selected, m.l)
 }

@@ -327,7 +327,7 @@ func batches(dir string) ([]BatchID, error) {
 	}
 	var ids []BatchID
 	for _, e := range entries {
-		if e.IsDir() {
+		if e.IsDir() && validID(BatchID(e.Name())) {
 			ids = append(ids, BatchID(e.Name()))
 		}
 	}

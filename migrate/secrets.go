@@ -24,7 +24,9 @@ func (b *batch) login(user string, t *remote.Target) error {
 	if o.Login != "" {
 		t.User = o.Login
 	}
-	t.Password = o.Password
+	if o.Password != "" {
+		t.Password = o.Password
+	}
 	if o.PasswordFile == "" {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mailferry/backend"
+	"mailferry/migrate/target"
 )
 
 // BatchID names a batch of moves; it is a directory's name.
@@ -41,6 +42,11 @@ type BatchSpec struct {
 	POP3 POP3Mode `json:"pop3,omitempty"`
 	// ForcePOP3 flips a user although POP3 ids of the old store were not found.
 	ForcePOP3 bool `json:"force_pop3,omitempty"`
+	// Filter and Rules are for copies into foreign stores: what of an account
+	// is copied, and how mailboxes are named there. A foreign store cannot
+	// take users over, so CopyOnly is taken as set.
+	Filter *Filter       `json:"filter,omitempty"`
+	Rules  *target.Rules `json:"rules,omitempty"`
 	// Reread is the share of messages, in percent, whose bodies are read again
 	// from the new store's disk before the hold; default 10, negative: none.
 	Reread int `json:"reread,omitempty"`
@@ -156,6 +162,9 @@ type Options struct {
 	Timing   Timing
 	// Holds is how many users may be on hold at once; default 2.
 	Holds int
+	// Account is how a user logs in at a store in mode LoginUser: name and
+	// password there. nil: by the user's own name, and no password.
+	Account func(s *backend.Store, user string) (name string, password backend.Secret)
 }
 
 // Metrics are called as things happen; nil ones are left out. State names are a
@@ -174,6 +183,9 @@ type Timing struct {
 	Quiet      time.Duration // 3 s: the proxies' confirmations
 	Report     time.Duration // 5 s: the proxies' reports after the flip
 	BackOff    time.Duration // 1 s, doubled up to 64 times that
+	// Settle is how long a foreign target may go on filing what a broken
+	// connection had sent; default 2 s.
+	Settle time.Duration
 }
 
 func (t Timing) withDefaults() Timing {

@@ -251,6 +251,13 @@ func (c *IMAPConn) Detach() (conn net.Conn, buffered []byte, caps []string) {
 	return c.link.Conn, buffered, c.caps
 }
 
+// growWriter prepares for sending messages.
+func (c *IMAPConn) growWriter() {
+	if c.w.Size() < readBuffer {
+		c.w = bufio.NewWriterSize(c.link, readBuffer) // nothing is buffered between commands
+	}
+}
+
 // Caps are the capabilities announced after login, upper case.
 func (c *IMAPConn) Caps() []string { return slices.Clone(c.caps) }
 

@@ -17,6 +17,7 @@ type link struct {
 	mu      sync.Mutex
 	timeout time.Duration // per read or write; 0: none
 	until   time.Time     // of the whole exchange; zero: none
+	wrote   time.Time     // the last write that made progress
 	cut     bool          // interrupted: every deadline is in the past
 }
 
@@ -36,15 +37,55 @@ func (l *link) setUntil(d time.Duration) {
 	}
 }
 
+// Read waits for the peer as long as it says something, or takes what we write
+// meanwhile.
 func (l *link) Read(p []byte) (int, error) {
-	l.arm(l.Conn.SetReadDeadline)
-	return l.Conn.Read(p)
+	for {
+		l.arm(l.Conn.SetReadDeadline)
+		n, err := l.Conn.Read(p)
+		var ne net.Error
+		if n == 0 && errors.As(err, &ne) && ne.Timeout() && l.writing() {
+			continue
+		}
+		return n, err
+	}
 }
 
 func (l *link) Write(p []byte) (int, error) {
 	l.arm(l.Conn.SetWriteDeadline)
-	return l.Conn.Write(p)
+	n, err := l.Conn.Write(p)
+	if n > 0 {
+		l.mu.Lock()
+		l.wrote = time.Now()
+		l.mu.Unlock()
+	}
+	return n, err
 }
+
+// writing reports whether a write made progress within the timeout.
+func (l *link) writing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.cut && l.until.IsZero() && l.timeout > 0 && time.Since(l.wrote) < l.timeout
+}
+
+// abandon lets reads come to an end: what has arrived is still given, then an
+// error.
+func (l *link) abandon() {
+	type halfCloser interface{ CloseWrite() error }
+	if c, ok := l.Conn.(halfCloser); ok && c.CloseWrite() == nil {
+		l.setTimeout(abandonTime)
+		l.mu.Lock()
+		l.wrote = time.Time{}
+		_ = l.SetReadDeadline(time.Now().Add(abandonTime))
+		l.mu.Unlock()
+		return
+	}
+	l.Close()
+}
+
+// abandonTime is how long the peer may take to say why it hung up.
+const abandonTime = 2 * time.Second
 
 func (l *link) arm(set func(time.Time) error) {
 	l.mu.Lock()

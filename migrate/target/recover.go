@@ -1,0 +1,366 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// resolve finds out what became of the messages that were sent and not
+// answered: all UIDs of the target from the lowest UIDNEXT that was recorded
+// before them are looked at, and those that no map knows are compared by their
+// content. Callers hold i.mu, and nothing is on the way.
+func (b *mailbox) resolve(ctx context.Context) error {
+	var doubts []record
+	if err := b.m.each(func(r record) bool {
+		if r.state == stateDoubt {
+			doubts = append(doubts, r)
+		}
+		return true
+	}); err != nil || len(doubts) == 0 {
+		return err
+	}
+	if err := b.settleTime(ctx); err != nil {
+		return err
+	}
+	base := uint32(1<<32 - 1)
+	for _, r := range doubts {
+		base = min(base, r.dst)
+	}
+	found := 0
+	err := b.selected(ctx, func(c *remote.Client) error {
+		unknown, err := b.unknown(ctx, c, base)
+		if err != nil {
+			return err
+		}
+		uids := make([]imap.UID, len(unknown))
+		for k, u := range unknown {
+			uids[k] = u.uid
+		}
+		read, err := contents(ctx, c, uids)
+		if err != nil {
+			return err
+		}
+		for _, uid := range uids {
+			got, ok := read[uid]
+			if !ok {
+				continue
+			}
+			// Equal ones were sent in the order of UIDs, and filed in it.
+			k := slices.IndexFunc(doubts, func(r record) bool { return r.state == stateDoubt && r.digest.id() == got.digest.id() })
+			if k < 0 {
+				continue
+			}
+			doubts[k].state = stateStored
+			if err := b.m.settle(imap.UID(doubts[k].src), stateStored, uid); err != nil {
+				return &decided{err}
+			}
+			found++
+		}
+		b.seen(b.sel.Exists, b.sel.UIDNext)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.i.o.Log.Info("looked for messages in doubt", "mailbox", b.raw, "doubts", len(doubts), "found", found)
+	for _, r := range doubts {
+		if r.state != stateDoubt {
+			continue
+		}
+		if b.resent == nil {
+			b.resent, b.base = make(map[[8]byte]int), base
+		}
+		b.base = min(b.base, base)
+		b.resent[r.digest.id()]++
+		if err := b.m.settle(imap.UID(r.src), stateGone, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleTime lets the target finish what a broken connection had sent: an
+// APPEND that it has read whole is filed even when nobody waits for it.
+func (b *mailbox) settleTime(ctx context.Context) error {
+	last := b.i.lost
+	if st, err := os.Stat(b.m.path); err == nil && last.IsZero() {
+		last = st.ModTime() // by the process before
+	}
+	wait := b.i.o.Settle - time.Since(last)
+	if last.IsZero() || wait <= 0 || b.i.lost.IsZero() && b.checked {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// listed is a message as the target lists it.
+type listed struct {
+	uid  imap.UID
+	size int64
+	date int64
+}
+
+// unknown lists the messages from base on that no map knows, ascending; callers
+// hold i.mu.
+func (b *mailbox) unknown(ctx context.Context, c *remote.Client, base uint32) (out []listed, err error) {
+	if b.sel.Exists == 0 {
+		return nil, nil
+	}
+	_, err = c.FetchMeta(ctx, remote.FetchMeta{UIDs: fmt.Sprintf("%d:*", max(base, 1)), Items: remote.FetchAll}, func(m *remote.Meta) error {
+		if uint32(m.UID) >= base {
+			out = append(out, listed{m.UID, m.Size, m.Date.Unix()})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[imap.UID]bool)
+	for _, o := range b.i.mailboxes() {
+		if o.raw != b.raw {
+			continue
+		}
+		if err := o.m.each(func(r record) bool {
+			if r.state == stateStored && r.dst >= base {
+				known[imap.UID(r.dst)] = true
+			}
+			return true
+		}); err != nil {
+			return nil, &decided{err}
+		}
+	}
+	out = slices.DeleteFunc(out, func(l listed) bool { return known[l.uid] })
+	slices.SortFunc(out, func(x, y listed) int { return int(int64(x.uid) - int64(y.uid)) })
+	return slices.CompactFunc(out, func(x, y listed) bool { return x.uid == y.uid }), nil
+}
+
+// reconcile compares the map with a listing of the target: messages that are
+// gone from there will be copied again, those that the map does not know may
+// turn out to be copies of another tool, or of a map that was lost. Callers hold
+// i.mu.
+func (b *mailbox) reconcile(ctx context.Context) error {
+	b.adopt = nil
+	return b.selected(ctx, func(c *remote.Client) error {
+		there := make(map[imap.UID]bool, b.sel.Exists)
+		var all []listed
+		if b.sel.Exists > 0 {
+			if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, func(m *remote.Meta) error {
+				if !there[m.UID] {
+					there[m.UID] = true
+					all = append(all, listed{m.UID, m.Size, m.Date.Unix()})
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		if len(all) < int(b.sel.Exists) { // a listing with holes proves nothing
+			return &decided{backend.Errorf(backend.KindTemporary, "The target's listing is not complete.",
+				"mailbox %q: %d messages listed, %d exist", b.raw, len(all), b.sel.Exists)}
+		}
+		known := make(map[imap.UID]bool)
+		for _, o := range b.i.mailboxes() {
+			if o.raw != b.raw {
+				continue
+			}
+			var lost []imap.UID
+			if err := o.m.each(func(r record) bool {
+				if r.state == stateStored {
+					if known[imap.UID(r.dst)] = true; !there[imap.UID(r.dst)] && o == b {
+						lost = append(lost, imap.UID(r.src))
+					}
+				}
+				return true
+			}); err != nil {
+				return &decided{err}
+			}
+			for _, uid := range lost {
+				if err := b.m.settle(uid, stateGone, 0); err != nil {
+					return &decided{err}
+				}
+			}
+			if len(lost) > 0 {
+				b.i.note(backend.ImportNote{Mailbox: b.name, What: fmt.Sprintf("%d messages were gone from the target: copied again", len(lost))})
+			}
+		}
+		b.seen(b.sel.Exists, b.sel.UIDNext)
+		all = slices.DeleteFunc(all, func(l listed) bool { return known[l.uid] })
+		if len(all) > 0 {
+			b.adopt = newAdoption(all)
+		}
+		return nil
+	})
+}
+
+// unknownFlags are those of a message that somebody else put there: different
+// from any list, so that the source's are set.
+var unknownFlags = []imap.Flag{"=unknown"}
+
+// adoption are messages of the target that no map knows.
+type adoption struct {
+	list   []listed
+	sums   map[imap.UID]digest
+	bySize map[int64][]int
+	byDate map[int64][]int
+	used   map[imap.UID]bool
+}
+
+func newAdoption(list []listed) *adoption {
+	a := &adoption{list: list, sums: make(map[imap.UID]digest), bySize: make(map[int64][]int), byDate: make(map[int64][]int),
+		used: make(map[imap.UID]bool)}
+	for k, l := range list {
+		a.bySize[l.size] = append(a.bySize[l.size], k)
+		a.byDate[l.date] = append(a.byDate[l.date], k)
+	}
+	return a
+}
+
+// alike are the messages that may be m: of its size, or of its date.
+func (a *adoption) alike(m *backend.ImportMessage) (out []imap.UID) {
+	for _, list := range [][]int{a.bySize[m.Body.Size()], a.byDate[m.InternalDate.Unix()]} {
+		for _, k := range list {
+			if l := &a.list[k]; !a.used[l.uid] {
+				out = append(out, l.uid)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// claim takes messages of the target that are those of msgs already; callers
+// hold i.mu.
+func (b *mailbox) claim(ctx context.Context, msgs []backend.ImportMessage) error {
+	var ask []imap.UID
+	for k := range msgs {
+		for _, uid := range b.adopt.alike(&msgs[k]) {
+			if _, ok := b.adopt.sums[uid]; !ok {
+				ask = append(ask, uid)
+			}
+		}
+	}
+	slices.Sort(ask)
+	if ask = slices.Compact(ask); len(ask) > 0 {
+		err := b.selected(ctx, func(c *remote.Client) error {
+			read, err := contents(ctx, c, ask)
+			for _, uid := range ask {
+				b.adopt.sums[uid] = read[uid].digest // zero for one that went
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var flags []backend.ImportFlags
+	for k := range msgs {
+		m := &msgs[k]
+		body := m.Body.(*body)
+		if _, known, err := b.m.get(m.UID); known || err != nil {
+			continue
+		}
+		for _, uid := range b.adopt.alike(m) {
+			if b.adopt.sums[uid].id() != body.sum.id() {
+				continue
+			}
+			b.adopt.used[uid] = true
+			rec := record{src: uint32(m.UID), dst: uint32(uid), size: uint32(min(body.size, 1<<32-1)), digest: body.sum}
+			if err := b.m.intend([]record{rec}, [][]imap.Flag{unknownFlags}); err != nil {
+				return err
+			}
+			if err := b.m.settle(m.UID, stateStored, uid); err != nil {
+				return err
+			}
+			flags = append(flags, backend.ImportFlags{UID: m.UID, Flags: m.Flags})
+			break
+		}
+	}
+	if len(flags) == 0 {
+		return nil
+	}
+	b.i.mu.Unlock()
+	defer b.i.mu.Lock()
+	return b.SetFlags(ctx, flags)
+}
+
+// deleteExtra removes what only the target has, where the rules ask for it;
+// callers hold i.mu.
+func (b *mailbox) deleteExtra(ctx context.Context) error {
+	if b.adopt == nil || !b.i.o.Rules.Delete || b.i.shared(b) {
+		return nil
+	}
+	var set imap.UIDSet
+	n := 0
+	for _, l := range b.adopt.list {
+		if !b.adopt.used[l.uid] {
+			set.AddNum(l.uid)
+			n++
+		}
+	}
+	b.adopt = nil
+	exists, _ := b.counters()
+	switch {
+	case n == 0:
+		return nil
+	case tooMany(n, int(exists)) && !b.i.o.Rules.MassDelete:
+		b.i.note(backend.ImportNote{Mailbox: b.name,
+			What: fmt.Sprintf("%d of %d messages of the target would be deleted: none was (allow mass deletion to do so)", n, exists)})
+		return nil
+	}
+	b.i.note(backend.ImportNote{Mailbox: b.name, What: fmt.Sprintf("%d messages that only the target had were deleted", n)})
+	return b.expunge(ctx, set)
+}
+
+// lateDoubles removes what a broken connection's last command filed after we
+// had looked for it and sent it again: messages of that very content that no
+// map knows. Callers hold i.mu.
+func (b *mailbox) lateDoubles(ctx context.Context) error {
+	var set imap.UIDSet
+	err := b.selected(ctx, func(c *remote.Client) error {
+		set = nil
+		unknown, err := b.unknown(ctx, c, b.base)
+		if err != nil || len(unknown) == 0 {
+			return err
+		}
+		uids := make([]imap.UID, len(unknown))
+		for k, u := range unknown {
+			uids[k] = u.uid
+		}
+		read, err := contents(ctx, c, uids)
+		if err != nil {
+			return err
+		}
+		for _, uid := range uids {
+			if got, ok := read[uid]; ok && b.resent[got.digest.id()] > 0 {
+				b.resent[got.digest.id()]--
+				set.AddNum(uid)
+			}
+		}
+		b.seen(b.sel.Exists, b.sel.UIDNext)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.resent = nil
+	if len(set) == 0 {
+		return nil
+	}
+	b.i.o.Log.Warn("the target filed messages of a broken connection late: removed", "mailbox", b.raw, "uids", set.String())
+	return b.expunge(ctx, set)
+}
