@@ -3,6 +3,7 @@ module mailferry
 go 1.26.8
 
 require (
+	github.com/DeRuina/timberjack v1.4.10
 	github.com/cockroachdb/errors v1.11.3
 	github.com/cockroachdb/pebble/v2 v2.1.7
 	github.com/emersion/go-imap/v2 v2.0.0-beta.8

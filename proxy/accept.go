@@ -93,7 +93,7 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 		nc.Close()
 		return
 	}
-	log := label(p.log, slog.String("session", id), slog.Any("client", address{nc.RemoteAddr()}))
+	log := label(p.logs[proto.name], slog.String("session", id), slog.Any("client", address{nc.RemoteAddr()}))
 	p.metrics.connections.WithLabelValues(string(proto.name)).Inc()
 	prefix := prefixOf(nc.RemoteAddr())
 	if !p.guard.enter(prefix) {

@@ -100,7 +100,7 @@ func (p *Proxy) newLMTPSession(c *smtp.Conn) (smtp.Session, error) {
 	if p.drains.on("") && !conn.own {
 		return nil, smtpError(421, smtp.EnhancedCode{4, 3, 2}, "Server is closed for maintenance, please connect again")
 	}
-	return &lmtpSession{p: p, id: conn.id, conn: conn, log: p.log.With("session", conn.id, "client", conn.RemoteAddr().String())}, nil
+	return &lmtpSession{p: p, id: conn.id, conn: conn, log: p.logs[backend.LMTP].With("session", conn.id, "client", conn.RemoteAddr().String())}, nil
 }
 
 // Logout implements smtp.Session.

@@ -20,6 +20,7 @@ import (
 type Proxy struct {
 	o        Options
 	log      *slog.Logger
+	logs     map[backend.Protocol]*slog.Logger // of their sessions
 	metrics  *metrics
 	profiles *profiles
 	guard    *guard
@@ -53,6 +54,10 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{o: o, log: o.Logger, metrics: m, profiles: newProfiles(&o), guard: newGuard(&o),
 		listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{}}
 	p.upOctets, p.downOctets = m.octets.WithLabelValues("up"), m.octets.WithLabelValues("down")
+	p.logs = map[backend.Protocol]*slog.Logger{}
+	for _, name := range []backend.Protocol{backend.IMAP, backend.POP3, backend.ManageSieve, backend.LMTP} {
+		p.logs[name] = p.log.With("protocol", string(name))
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.reg = newRegistry(p)
 	p.unwatch = o.Placements.Subscribe(p.reg.changed)

@@ -66,7 +66,7 @@ type session struct {
 
 func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, tr framing) *session {
 	s := &session{p: f.p, proto: f.proto, id: f.id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
-		log: label(f.p.log, slog.String("session", f.id), slog.String("user", route.User)), route: route,
+		log: label(f.p.logs[f.proto.name], slog.String("session", f.id), slog.String("user", route.User)), route: route,
 		tr:   tr,
 		leg:  &leg{Conn: b.Conn, pre: b.Buffered},
 		done: make(chan struct{})}

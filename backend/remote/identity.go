@@ -24,8 +24,12 @@ func (t *Target) origin() (a netip.AddrPort, ok bool) {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port()), a.IsValid()
 }
 
-// proxyHeader is a PROXY v2 header from client to server; without a client it
-// says LOCAL.
+// typeUniqueID is the TLV of a PROXY header that names the connection, at most
+// 128 octets.
+const typeUniqueID = 0x05
+
+// proxyHeader is a PROXY v2 header from client to server, with the session's
+// id; without a client it says LOCAL.
 func (t *Target) proxyHeader(server net.Addr) []byte {
 	from, ok := t.origin()
 	to, isTCP := server.(*net.TCPAddr)
@@ -39,10 +43,20 @@ func (t *Target) proxyHeader(server net.Addr) []byte {
 		src, dstIP, family = a[:], b[:], 0x21
 	}
 	h := append([]byte(proxySignature), 0x21, family)
-	h = binary.BigEndian.AppendUint16(h, uint16(2*len(src)+4))
+	id := t.Session[:min(len(t.Session), 128)]
+	length := 2*len(src) + 4
+	if id != "" {
+		length += 3 + len(id)
+	}
+	h = binary.BigEndian.AppendUint16(h, uint16(length))
 	h = append(append(h, src...), dstIP...)
 	h = binary.BigEndian.AppendUint16(h, from.Port())
-	return binary.BigEndian.AppendUint16(h, dst.Port())
+	h = binary.BigEndian.AppendUint16(h, dst.Port())
+	if id != "" {
+		h = binary.BigEndian.AppendUint16(append(h, typeUniqueID), uint16(len(id)))
+		h = append(h, id...)
+	}
+	return h
 }
 
 // tellOrigin sends ID with the client's address and session, where the store is

@@ -65,3 +65,13 @@ func TestIdentityIsToldOnlyWhereWanted(t *testing.T) {
 		c.Close()
 	}
 }
+
+// TestProxyHeaderNamesTheSession by the TLV of a unique id.
+func TestProxyHeaderNamesTheSession(t *testing.T) {
+	target := Target{Session: "s1", Client: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 99}}
+	h := target.proxyHeader(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 143})
+	want := proxySignature + "\x21\x11\x00\x11\xc0\x00\x02\x07\x7f\x00\x00\x01\x00\x63\x00\x8f\x05\x00\x02s1"
+	if string(h) != want {
+		t.Errorf("%q, want %q", h, want)
+	}
+}

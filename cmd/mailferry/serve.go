@@ -16,7 +16,7 @@ import (
 const serveHelp = `Runs a node until it gets SIGTERM or SIGINT. Without a configuration it is a
 whole mail system on loopback that keeps everything in ./mailferry-data: at the
 first start it makes a certificate, an admin and a user, and prints how to
-connect. SIGHUP reads certificates, directories and the log level again.`
+connect. SIGHUP reads certificates, directories and the log settings again.`
 
 func (c *cli) serveCommand() *cobra.Command {
 	var ports int

@@ -15,6 +15,7 @@ import (
 	"mailferry/backend/directory"
 	"mailferry/cluster"
 	"mailferry/internal/config"
+	"mailferry/internal/logs"
 	"mailferry/migrate"
 	"mailferry/proxy"
 	"mailferry/store"
@@ -43,7 +44,8 @@ type App struct {
 	// set by New
 	o         Options
 	conf      *config.Config // as of the start
-	level     *slog.LevelVar
+	logs      *logs.Log
+	logConf   config.Log // as of the last reload
 	log       *slog.Logger
 	life      *lifecycle
 	since     time.Time
@@ -95,10 +97,15 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	a := &App{o: o, conf: conf, level: new(slog.LevelVar), since: o.Now(), failed: make(chan error, 1),
+	a := &App{o: o, conf: conf, since: o.Now(), failed: make(chan error, 1),
 		adminChecks: make(chan struct{}, 2)}
-	a.log = newLogger(o.Log, conf.Log, a.level).With("node", conf.Node)
+	if a.logs, err = logs.New(logOptions(o.Log, &conf.Log)); err != nil {
+		return nil, err
+	}
+	a.logConf = conf.Log
+	a.log = a.logs.Logger().With("node", conf.Node)
 	a.life = &lifecycle{log: a.log}
+	a.life.onClose("log", a.logs.Close)
 	defer func() {
 		if err != nil {
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), conf.Shutdown)

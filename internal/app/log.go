@@ -6,28 +6,42 @@ import (
 	"log/slog"
 
 	"mailferry/internal/config"
+	"mailferry/internal/logs"
 )
 
-// newLogger writes to w what level lets through; setLevel changes it later.
-func newLogger(w io.Writer, c config.Log, level *slog.LevelVar) *slog.Logger {
-	setLevel(level, c.Level)
-	if w == nil {
-		w = io.Discard
+// logOptions turns the configuration into what the log understands; w stands
+// for standard error.
+func logOptions(w io.Writer, c *config.Log) logs.Options {
+	o := logs.Options{Level: levelOf(c.Level), Levels: map[string]slog.Level{}}
+	for service, level := range c.Levels {
+		o.Levels[service] = levelOf(level)
 	}
-	o := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+	if len(c.Outputs) == 0 {
+		o.Outputs = []logs.Output{{JSON: c.Format == "json", Writer: w}}
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	for i := range c.Outputs {
+		p := &c.Outputs[i]
+		out := logs.Output{JSON: p.Format == "json" || p.Format == "" && c.Format == "json", Services: p.Services}
+		switch p.To {
+		case "file":
+			out.File = &logs.File{Path: p.Path, MaxSize: int64(p.MaxSize), Keep: p.Keep, Files: p.Files}
+		case "syslog":
+			out.Syslog = &logs.Syslog{Address: p.Address, Facility: p.Facility}
+		default:
+			out.Writer = w
+		}
+		o.Outputs = append(o.Outputs, out)
+	}
+	return o
 }
 
-// setLevel takes a level that the configuration has checked.
-func setLevel(level *slog.LevelVar, name string) {
+// levelOf takes a level that the configuration has checked.
+func levelOf(name string) slog.Level {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(name)); err != nil {
-		l = slog.LevelInfo
+		return slog.LevelInfo
 	}
-	level.Set(l)
+	return l
 }
 
 func joinErrors(errs ...error) error { return errors.Join(errs...) }

@@ -8,8 +8,8 @@ import (
 )
 
 // Reload reads the configuration again and takes over certificates,
-// directories and the log level. When anything is wrong, nothing changes. It
-// logs what it did.
+// directories and what is logged where. When anything is wrong, nothing
+// changes. It logs what it did.
 func (a *App) Reload() error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
@@ -26,6 +26,17 @@ func (a *App) Reload() error {
 }
 
 func (a *App) reload(next *config.Config) error {
+	if err := a.logs.Reload(logOptions(a.o.Log, &next.Log)); err != nil {
+		return err
+	}
+	if err := a.reloadRest(next); err != nil {
+		return joinErrors(err, a.logs.Reload(logOptions(a.o.Log, &a.logConf)))
+	}
+	a.logConf = next.Log
+	return nil
+}
+
+func (a *App) reloadRest(next *config.Config) error {
 	dirs, err := a.makeDirectories(next)
 	if err != nil {
 		return fmt.Errorf("directories: %w", err)
@@ -36,7 +47,6 @@ func (a *App) reload(next *config.Config) error {
 	if err := a.certs.load(next.TLS.Certificates, a.path(dirTLS), a.o.Now()); err != nil {
 		return joinErrors(err, dirs.close())
 	}
-	setLevel(a.level, next.Log.Level)
 	if err := a.dirs.exchange(dirs); err != nil {
 		a.log.Warn("old directories", "error", err)
 	}

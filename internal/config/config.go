@@ -23,7 +23,7 @@ type Config struct {
 	TLS         TLS           `mapstructure:"tls" doc:"Certificates, and who may log in without TLS."`
 	Tokens      Tokens        `mapstructure:"tokens" doc:"Logins with OAuth tokens (OAUTHBEARER, XOAUTH2). They are offered when a store has tokens: true, and shown to that store, which checks them."`
 	Balancers   []string      `mapstructure:"balancers" doc:"Networks (10.0.0.0/8) of load balancers before the access protocols: their connections must begin with a PROXY header, version 1 or 2, and nobody else's may."`
-	Log         Log           `mapstructure:"log" doc:"What is logged to standard error."`
+	Log         Log           `mapstructure:"log" doc:"What is logged, and where. All of it is changed by a reload, which also opens log files anew."`
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
 	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
 	Directories []Directory   `mapstructure:"directories" doc:"Where users come from. Asked in order; the first one that knows the user answers. One that cannot tell ends the search with a temporary failure. Default: our own table alone."`
@@ -94,6 +94,22 @@ const (
 type Log struct {
 	Level  string `mapstructure:"level" doc:"debug, info, warn or error. Changed by a reload." default:"info"`
 	Format string `mapstructure:"format" doc:"text or json." default:"text"`
+	// Levels of services; Outputs where records go.
+	Levels  map[string]string `mapstructure:"levels" doc:"Other levels for services: imap, pop3, managesieve, lmtp, proxy, submission, directory, store, migrate, placements, cluster, admin, tls. For example {imap: debug, directory: warn}."`
+	Outputs []LogOutput       `mapstructure:"outputs" doc:"Where the log goes, one copy to each. Default: standard error alone."`
+}
+
+// LogOutput is one place where the log goes.
+type LogOutput struct {
+	To       string        `mapstructure:"to" doc:"stderr, file or syslog." required:"true"`
+	Services []string      `mapstructure:"services" doc:"Only these services, named as under levels. Default: all."`
+	Format   string        `mapstructure:"format" doc:"text or json. Default: as log.format."`
+	Path     string        `mapstructure:"path" doc:"file: where it is."`
+	MaxSize  Size          `mapstructure:"max_size" doc:"file: it is rotated when it is larger, and at midnight in any case." default:"100MiB"`
+	Keep     time.Duration `mapstructure:"keep" doc:"file: how long rotated files are kept, in whole days (168h is a week); older ones are deleted at the next rotation. 0s: for ever." default:"0s"`
+	Files    int           `mapstructure:"files" doc:"file: how many rotated files are kept; 0: any number." default:"0"`
+	Address  string        `mapstructure:"address" doc:"syslog: where RFC 5424 is taken: unix:///dev/log, udp://host:514 or tcp://host:601. What a slow or absent collector does not take is dropped and counted." default:"unix:///dev/log"`
+	Facility string        `mapstructure:"facility" doc:"syslog: mail, daemon, user, auth, authpriv or local0 to local7." default:"mail"`
 }
 
 // Limits bound what one client may take.

@@ -51,6 +51,9 @@ func besideFile(c *Config, r *report) {
 		paths = append(paths, &c.TLS.Certificates[i].Cert, &c.TLS.Certificates[i].Key)
 	}
 	paths = append(paths, &c.TLS.ClientCA)
+	for i := range c.Log.Outputs {
+		paths = append(paths, &c.Log.Outputs[i].Path)
+	}
 	for _, p := range paths {
 		if *p != "" {
 			*p = r.beside(*p)

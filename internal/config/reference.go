@@ -136,6 +136,9 @@ func typeName(t reflect.Type) string {
 	case reflect.Int:
 		return "number"
 	case reflect.Map:
+		if t.Elem().Kind() == reflect.String {
+			return "text by name"
+		}
 		return "number by name"
 	case reflect.Slice:
 		return "list"

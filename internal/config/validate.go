@@ -58,7 +58,7 @@ func validate(c *Config, r *report) {
 	checkCredentials(c, r)
 	oneOf(r, "migrate.pop3", c.Migrate.POP3, []string{"auto", "always", "never"})
 	oneOf(r, "log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
-	oneOf(r, "log.format", c.Log.Format, []string{"text", "json"})
+	checkLog(&c.Log, r)
 	checkNumbers(c, r)
 	for i, n := range c.Balancers {
 		if _, err := netip.ParsePrefix(n); err != nil {

@@ -2,12 +2,15 @@ package scenario
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +30,13 @@ type office struct {
 // to the configuration, store to that of old1.
 func newOffice(t *testing.T, more, store string) *office {
 	t.Helper()
+	imap, lmtp := fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))
+	return newOfficeAt(t, imap, lmtp, more, store)
+}
+
+// newOfficeAt is newOffice on given addresses, for tests that name the others.
+func newOfficeAt(t *testing.T, imap, lmtp, more, store string) *office {
+	t.Helper()
 	mailtest.Require(t, "slapd", "dovecot", "cyrus")
 	path, err := program()
 	if err != nil {
@@ -41,7 +51,7 @@ func newOffice(t *testing.T, more, store string) *office {
 	}
 	dir := t.TempDir()
 	o.node = &node{program: path, data: filepath.Join(dir, "data"), config: filepath.Join(dir, "mailferry.yaml"),
-		imap: fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)), lmtp: fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))}
+		imap: imap, lmtp: lmtp}
 	l, d, c := o.ldap, o.dovecot, o.cyrus
 	text := fmt.Sprintf(`data: %s
 directories:
@@ -240,4 +250,81 @@ func TestSessionsAreEndedPolitely(t *testing.T) {
 	contains(t, o.must(t, 1, "explain", "anna"), "store old1 is being drained")
 	o.must(t, 0, "drain", "stop", "old1")
 	o.login(t, "anna")
+}
+
+// TestOneSessionIDInBothLogs: the id of a session in our log is in the store's
+// log as well, for each protocol; and no log, even at level debug, holds a
+// password. A reload changes levels and outputs under a session that goes on.
+func TestOneSessionIDInBothLogs(t *testing.T) {
+	pop := fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))
+	sieve := fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))
+	imap, lmtp := fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))
+	logs := t.TempDir()
+	listen := fmt.Sprintf("listen: {imap: [%q], lmtp: [%q], pop3: [%q], managesieve: [%q], imaps: [], pop3s: [], submission: [], submissions: [], admin: []}\n", imap, lmtp, pop, sieve)
+	output := "log: {level: debug, outputs: [{to: file, path: %s/all.log}, {to: file, path: %s/pop3.log, services: [pop3], format: json, keep: 168h}]}\n"
+	o := newOfficeAt(t, imap, lmtp, listen+fmt.Sprintf(output, logs, logs), ", identity: native")
+	k := o.login(t, "anna")
+	p := dialTalk(t, pop)
+	p.say(t, "", "+OK")
+	p.say(t, "USER anna", "+OK")
+	p.say(t, "PASS secret", "+OK")
+	s := dialTalk(t, sieve)
+	s.say(t, "", "OK")
+	s.say(t, `AUTHENTICATE "PLAIN" "`+base64.StdEncoding.EncodeToString([]byte("\x00anna\x00secret"))+`"`, "OK")
+	k.say(t, "b NOOP", "b OK")
+	wrong := dialTalk(t, imap)
+	wrong.say(t, "a LOGIN anna hunter2", "a NO")
+	ids := map[string]string{}
+	var list []struct{ ID, Protocol string }
+	if err := json.Unmarshal([]byte(o.must(t, 0, "who", "anna", "--json")), &list); err != nil || len(list) != 3 {
+		t.Fatalf("%+v %v", list, err)
+	}
+	for _, i := range list {
+		ids[i.Protocol] = i.ID
+	}
+	all := tail(logs+"/all.log", 1<<20)
+	for protocol, id := range ids {
+		if !regexp.MustCompile("(?m)msg=login.* protocol=" + protocol + " session=" + id).MatchString(all) {
+			t.Errorf("no login of session %s by %s in our log:\n%s", id, protocol, all)
+		}
+		theirs := regexp.MustCompile("(?m)" + protocol + `-login: Info: Login: user=<anna>.*rip=127\.0\.0\.1.* session=<` + id + ">")
+		if !theirs.MatchString(o.dovecot.Log()) {
+			t.Errorf("no login of session %s by %s in the store's log:\n%s", id, protocol, o.dovecot.Log())
+		}
+	}
+	only := tail(logs+"/pop3.log", 1<<20)
+	if !strings.Contains(only, `"session":"`+ids["pop3"]+`"`) || strings.Contains(only, ids["imap"]) {
+		t.Errorf("the log of POP3:\n%s", only)
+	}
+	for _, secret := range []string{"secret", "hunter2", o.dovecot.MasterPassword, o.cyrus.AdminPassword, o.ldap.ReadPass} {
+		if text := all + only + tail(o.log.Name(), 1<<20); strings.Contains(strings.ReplaceAll(text, "admin.secret", ""), secret) {
+			t.Errorf("the password %q is in a log", secret)
+		}
+	}
+
+	// Another file, another level; sessions and deliveries go on.
+	text, err := os.ReadFile(o.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.ReplaceAll(strings.Replace(string(text), "level: debug", "level: warn, levels: {imap: info}", 1), "all.log", "other.log")
+	if err := os.WriteFile(o.config, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 { // the reload ends with the new file
+		if _, err = os.Stat(logs + "/other.log"); err == nil {
+			break
+		}
+		k.say(t, "c NOOP", "c OK")
+	}
+	k.say(t, "d SELECT INBOX", "d OK")
+	p.say(t, "STAT", "+OK")
+	s.say(t, "LISTSCRIPTS", "OK")
+	o.login(t, "bert").say(t, "e NOOP", "e OK")
+	if other := tail(logs+"/other.log", 1<<20); !strings.Contains(other, "user=bert") || strings.Contains(other, "DEBUG") {
+		t.Errorf("the log after the reload:\n%s", other)
+	}
 }
