@@ -68,6 +68,10 @@ func TestExternal(t *testing.T) {
 	before := len(con.asked)
 	c.sendLine("a AUTHENTICATE EXTERNAL %s", b64("bernd"))
 	c.expect("a NO [AUTHENTICATIONFAILED]")
+	for _, bad := range []string{"an\r\nna", "anna\x00", "anna\x00bernd"} {
+		c.sendLine("a AUTHENTICATE EXTERNAL %s", b64(bad))
+		c.expect("a BAD")
+	}
 	c.sendLine("b AUTHENTICATE EXTERNAL")
 	c.expect("+ ")
 	c.sendLine("")

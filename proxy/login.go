@@ -35,6 +35,9 @@ const maxReroutes = 5
 // order is controls, lookup, placement and hold, password, backend connection.
 // Nothing is sent to a store for a user who is not known and not let in.
 func (p *Proxy) login(ctx context.Context, f *front, c credentials) (*session, error) {
+	if c.token == mechOAuthBearer && c.user == "" {
+		return nil, denied(errors.New("the token's user is not named, and tokens.claim finds none in it"))
+	}
 	if c.user == "" || !line.ValidCredential(c.user) || !c.validSecret() {
 		p.nobody(ctx, c.password)
 		return nil, denied(errors.New("control characters, or nothing, in the credentials"))
