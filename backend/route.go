@@ -146,9 +146,22 @@ type Store struct {
 	TakesTokens bool
 	// MaxSessions bounds the proxy's connections to each address; 0: any number.
 	MaxSessions int
+	// Compress says when a migration asks the store to compress.
+	Compress Compress
 	// MaxConnections bounds connections of a migration to this store; 0: default.
 	MaxConnections int
 }
+
+// Compress says when COMPRESS=DEFLATE is used with a store that offers it.
+type Compress string
+
+// CompressAuto, also the empty one: when the store is far away and the line is
+// slow.
+const (
+	CompressAuto   Compress = "auto"
+	CompressAlways Compress = "always"
+	CompressNever  Compress = "never"
+)
 
 // Local reports whether s is our own store.
 func (s *Store) Local() bool { return s.Type == StoreLocal }

@@ -23,8 +23,11 @@ type account struct {
 	dial     func(context.Context) (*remote.Client, error)
 	importer backend.Importer
 	// holds go before copying: crowded asks for a pause, yield waits it out.
-	crowded  func() bool
-	yield    func(context.Context) error
+	crowded func() bool
+	yield   func(context.Context) error
+	// another takes one more connection to the source, when there may be one.
+	another  func() (release func(), ok bool)
+	lines    lineRule
 	progress *Progress
 	log      *slog.Logger
 
@@ -42,6 +45,7 @@ type account struct {
 	ordered   bool   // the target takes messages in the order of UIDs
 	streamed  uint64 // messages that were read, their size compared
 	rereads   uint64 // bodies read again from the disk of the new store
+	single    bool   // one connection per mailbox is enough
 	probed    bool   // the source is known to be steady, or not to be
 	proved    uint64 // messages asked of the old store again, and equal
 	pop3      *maildrop
@@ -104,7 +108,8 @@ func (p *Progress) plan(pl *plan) {
 func newAccount(user string, dial func(context.Context) (*remote.Client, error), importer backend.Importer) *account {
 	return &account{
 		user: user, dial: dial, importer: importer, progress: &Progress{}, log: slog.New(slog.DiscardHandler),
-		crowded: func() bool { return false }, yield: func(context.Context) error { return nil }, boxes: make(map[backend.MailboxName]*box),
+		crowded: func() bool { return false }, yield: func(context.Context) error { return nil },
+		another: func() (func(), bool) { return nil, false }, lines: defaultLines, boxes: make(map[backend.MailboxName]*box),
 	}
 }
 
@@ -481,12 +486,15 @@ func (a *account) subscribe(ctx context.Context, pl *plan) error {
 	return nil
 }
 
+// maxNotes bounds the exceptions that are kept of a mailbox.
+const maxNotes = 10000
+
 // note keeps an exception once.
 func (b *box) note(e Exception) {
 	if b.notes == nil {
 		b.notes = make(map[string]Exception)
 	}
-	if len(b.notes) < 10000 {
+	if len(b.notes) < maxNotes {
 		b.notes[fmt.Sprint(e.UID, e.What)] = e
 	}
 }

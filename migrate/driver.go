@@ -30,6 +30,7 @@ type driver struct {
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
+	left     bool // the account does not count among the source's connections any more
 	owed     bool // a second look at what was copied
 	hold     *hold
 	pause    *Pause
@@ -295,6 +296,8 @@ func (d *driver) prepare(ctx context.Context) error {
 		d.acct.log, d.acct.yield = d.log, d.yield
 		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing(d.flip)) }
 		d.acct.pop3 = d.maildrop()
+		d.acct.another = d.another
+		d.e.lines.add(d.route.from, d.route.host, 1)
 		d.b.attach(d.user, d.acct.progress)
 	}
 	return nil
@@ -330,11 +333,23 @@ func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 }
 
 func dialIMAP(ctx context.Context, t remote.Target) (*remote.Client, error) {
-	c, err := remote.DialIMAP(ctx, t)
+	conn, err := remote.DialIMAP(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	return remote.NewClient(c), nil
+	c := remote.NewClient(conn)
+	if t.Store.Compress == backend.CompressAlways {
+		if err := c.Compress(ctx); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// another takes a further connection to the source.
+func (d *driver) another() (release func(), ok bool) {
+	return d.e.lines.another(d.route.from, d.route.host)
 }
 
 // maildrop is the POP3 side of an account; nil where the user has none.
@@ -406,6 +421,10 @@ func (d *driver) cleanup() {
 	d.release()
 	if d.acct != nil {
 		d.acct.close()
+		if !d.left {
+			d.left = true
+			d.e.lines.add(d.route.from, d.route.host, -1)
+		}
 	}
 	if d.move.State == Flipped { // what is left needs no memory of the mail
 		d.acct.forget()

@@ -19,6 +19,7 @@ type Engine struct {
 	timing Timing
 	log    *slog.Logger
 	slots  chan struct{} // one per user on hold
+	lines  lineCount
 	signer *Signer
 
 	ctx    context.Context // ends with Close

@@ -149,7 +149,7 @@ func (a *account) fetchGroup(ctx context.Context, c *remote.Client, members []*m
 		if m.failed || len(m.missing.entries) == 0 {
 			continue
 		}
-		m.cp = &copier{a: a, b: m.b, l: m.missing, todo: m.missing.entries, ctx: ctx, got: newMarks(len(m.missing.entries)),
+		m.cp = &copier{a: a, b: m.b, l: m.missing, q: newBacklog(m.missing.entries), ctx: ctx, got: newMarks(len(m.missing.entries)),
 			exact: c.Profile().ExactSizes || c.Profile().GhostBodies, puts: newPutter(ctx, m.b.imp), buf: buf}
 		m.cp.puts.slots = slots
 		src.todo = append(src.todo, m)
@@ -170,6 +170,10 @@ func (a *account) fetchGroup(ctx context.Context, c *remote.Client, members []*m
 		if e := m.cp.puts.wait(); e != nil {
 			m.failed = true
 		}
+		for _, e := range m.cp.notes {
+			m.b.note(e)
+		}
+		a.streamed += uint64(m.cp.got.n)
 		res.Copied += m.cp.got.n
 	}
 	return err
@@ -198,7 +202,7 @@ type groupSource struct {
 
 // NextSet gives the sets of one mailbox after the other.
 func (g *groupSource) NextSet() (imap.UIDSet, int64, bool) {
-	for len(g.todo) > 0 && len(g.todo[0].cp.todo) == 0 {
+	for len(g.todo) > 0 && g.todo[0].cp.q.len() == 0 {
 		g.todo = g.todo[1:]
 	}
 	if len(g.todo) == 0 {

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/emersion/go-imap/v2"
 )
@@ -38,17 +39,61 @@ type MailboxSource interface {
 	Opened(raw string, sel *Selected, err error)
 }
 
-// Window bounds what FetchBodies asks for ahead of what has come.
+// Window bounds what FetchBodies asks for ahead of what has come. What is on
+// the way follows bandwidth times delay, as they are measured.
 type Window struct {
-	Octets   int64 // at least 1 MiB is kept on the way; default 4 MiB
+	Octets   int64 // at most; at least 1 MiB is kept on the way; default 4 MiB
 	Commands int   // default 16
+}
+
+// leastWindow is kept on the way whatever was measured.
+const leastWindow = 1 << 20
+
+// pace measures what comes, and sizes the window: twice what comes in a round
+// trip, so that it grows until the line is full.
+type pace struct {
+	rtt    time.Duration
+	most   int64
+	window int64
+	since  time.Time
+	octets int64 // since then
+}
+
+func newPace(rtt time.Duration, most int64) pace {
+	p := pace{rtt: rtt, most: most, window: leastWindow, since: time.Now()}
+	if rtt == 0 {
+		p.window = most
+	}
+	return p
+}
+
+// minPace is the least time over which a rate is taken.
+const minPace = 20 * time.Millisecond
+
+func (p *pace) arrived(n int64) {
+	p.octets += n
+	if p.rtt == 0 || p.octets < p.window/2 {
+		return
+	}
+	took := time.Since(p.since)
+	if took < max(p.rtt, minPace) {
+		return
+	}
+	p.resize(took)
+}
+
+// resize sets the window after octets came within took.
+func (p *pace) resize(took time.Duration) {
+	perTrip := float64(p.octets) * float64(p.rtt) / float64(took)
+	p.window = min(max(int64(2*perTrip), p.window/2, leastWindow), max(p.most, leastWindow))
+	p.since, p.octets = time.Now(), 0
 }
 
 func (w Window) octets() int64 {
 	if w.Octets <= 0 {
 		return 4 << 20
 	}
-	return max(w.Octets, 1<<20)
+	return max(w.Octets, leastWindow)
 }
 
 func (w Window) commands() int {
@@ -73,6 +118,7 @@ type bodyFetch struct {
 	flight  map[string]*request
 	order   []string // tags in the order of sending; stores answer in it
 	octets  int64
+	pace    pace
 	drained bool
 	boxes   MailboxSource // nil: one mailbox, which is open
 	at      string        // the mailbox opened last
@@ -86,7 +132,7 @@ func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) erro
 		return c.broken
 	}
 	defer c.conn.link.watch(ctx)()
-	f := &bodyFetch{c: c, src: src, window: w, flight: map[string]*request{}}
+	f := &bodyFetch{c: c, src: src, window: w, flight: map[string]*request{}, pace: newPace(c.conn.rtt, w.octets())}
 	f.boxes, _ = src.(MailboxSource)
 	for {
 		if err := f.fill(); err != nil {
@@ -108,7 +154,7 @@ func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) erro
 // fill sends commands until the window is full.
 func (f *bodyFetch) fill() error {
 	sent := false
-	for !f.drained && f.octets < f.window.octets() && len(f.flight) < f.window.commands() {
+	for !f.drained && f.octets < f.pace.window && len(f.flight) < f.window.commands() {
 		set, octets, ok := f.src.NextSet()
 		if !ok {
 			f.drained = true
@@ -194,6 +240,7 @@ func (f *bodyFetch) skipEnd() error { return f.c.conn.scan.skipLine() }
 
 // arrived takes octets off the oldest request.
 func (f *bodyFetch) arrived(n int64) {
+	f.pace.arrived(n)
 	for _, tag := range f.order {
 		req := f.flight[tag]
 		took := min(n, req.left)

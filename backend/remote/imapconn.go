@@ -23,8 +23,11 @@ type IMAPConn struct {
 	caps   []string      // upper case, as last announced
 	// announced: caps are of the present state (RFC 9051 6.1.1: they change
 	// with TLS and with login).
-	announced bool
-	tags      int
+	announced  bool
+	tags       int
+	sent       time.Time     // the last command, or the dial
+	rtt        time.Duration // the shortest answer; 0: none yet
+	compressed bool          // COMPRESS was asked for
 }
 
 // DialIMAP connects, protects the connection as the store's TLS mode says, and
@@ -48,7 +51,7 @@ func DialIMAP(ctx context.Context, t Target) (*IMAPConn, error) {
 
 func newIMAPConn(t Target, conn net.Conn) *IMAPConn {
 	l := &link{Conn: conn, timeout: t.timeout()}
-	return &IMAPConn{target: t, link: l, scan: newScanner(l)}
+	return &IMAPConn{target: t, link: l, scan: newScanner(l), sent: time.Now()}
 }
 
 // login takes the connection from the greeting to the authenticated state.
@@ -90,6 +93,9 @@ func (c *IMAPConn) greeting(context.Context) error {
 	}
 	switch {
 	case r.tag == "*" && r.name == "OK":
+		if c.target.Store.TLS != backend.TLSImplicit { // there it comes with the handshake
+			c.answered()
+		}
 		c.notice(r)
 		return nil
 	case r.tag == "*" && r.name == "BYE":
@@ -178,7 +184,15 @@ func (c *IMAPConn) command(line string) (response, error) {
 	return c.await(tag, nil)
 }
 
+// answered takes the time of an answer.
+func (c *IMAPConn) answered() {
+	if d := time.Since(c.sent); c.rtt == 0 || d < c.rtt {
+		c.rtt = d
+	}
+}
+
 func (c *IMAPConn) send(s string) error {
+	c.sent = time.Now()
 	_, err := c.link.Write([]byte(s))
 	return err
 }
@@ -198,6 +212,7 @@ func (c *IMAPConn) await(tag string, more func() error) (response, error) {
 			if !r.status() {
 				return r, fmt.Errorf("tagged %q", r.name)
 			}
+			c.answered()
 			if bye != nil && r.name != "OK" { // the goodbye says why
 				return *bye, refused(*bye, fmt.Errorf("BYE [%s] %s", bye.code, bye.text))
 			}

@@ -154,7 +154,7 @@ func (c *Client) selectCode(sel *Selected, r response) {
 			sel.PermanentFlags = append(sel.PermanentFlags, imap.Flag(f))
 		}
 	default:
-		c.conn.notice(r)
+		_, _ = c.unsolicited(r) // of status responses it makes no error
 	}
 }
 

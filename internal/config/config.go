@@ -211,6 +211,7 @@ type Store struct {
 	TLSName     string            `mapstructure:"tls_name" doc:"The name in the store's certificate, when it is not the address."`
 	Login       Login             `mapstructure:"login" doc:"How to log in for a user. Our own store needs none."`
 	Identity    backend.Identity  `mapstructure:"identity" doc:"How the store is told the client's address: none, native (ID in IMAP, XCLIENT in POP3 and ManageSieve, where Dovecot's login_trusted_networks names us) or proxy (a PROXY v2 header before everything)." default:"none"`
+	Compress    backend.Compress  `mapstructure:"compress" doc:"When a migration asks this store to compress (COMPRESS=DEFLATE): auto (when it is far away and the line is slow), always or never." default:"auto"`
 	Connections int               `mapstructure:"connections" doc:"Most connections of a migration to this store." default:"8"`
 	Tokens      bool              `mapstructure:"tokens" doc:"The store checks OAuth tokens of users (OAUTHBEARER or XOAUTH2, whichever it offers)." default:"false"`
 	Alternates  []string          `mapstructure:"alternates" doc:"More addresses of the same store, tried in this order while the first is away; it is returned to by itself."`

@@ -156,6 +156,7 @@ func checkStore(c *Config, i int, r *report) {
 		oneOf(r, key+".lmtp_tls", s.LMTPTLS, tlsModes)
 	}
 	oneOf(r, key+".login.mode", s.Login.Mode, loginModes)
+	oneOf(r, key+".compress", s.Compress, []backend.Compress{backend.CompressAuto, backend.CompressAlways, backend.CompressNever})
 	oneOf(r, key+".identity", s.Identity, []backend.Identity{backend.IdentityNone, backend.IdentityNative, backend.IdentityProxy})
 	for protocol, port := range s.Ports {
 		oneOf(r, key+".ports."+protocol, protocol, protocols)
