@@ -86,7 +86,7 @@ var options = []option{
 	{"ssl_cert_verify_depth", 0, true, dropped, "", "chains are verified to any depth that is sensible"},
 	{"ssl_key_file", 0, true, kept, "tls.certificates[].key", ""},
 	{"ssl_no_cert_verify", 0, false, lost, "", "certificates of stores are always verified; name their authority in stores[].ca"},
-	{"ssl_no_client_cert_verify", 0, false, dropped, "", "clients are not asked for certificates"},
+	{"ssl_no_client_cert_verify", 0, false, dropped, "", "clients are asked for certificates only with tls.client_ca, for SASL EXTERNAL"},
 	{"ssl_no_cn_verify", 0, false, lost, "", "names in certificates of stores are always verified; name the one there is in stores[].tls_name"},
 	{"ssl_passphrase_fd", 0, true, lost, "", "key files have no passphrase: write the key without one, readable for the program only"},
 	{"ssl_passphrase_file", 0, true, lost, "", "key files have no passphrase: write the key without one, readable for the program only"},
