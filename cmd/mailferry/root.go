@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"io"
 	"os"
 
@@ -18,8 +21,9 @@ type cli struct {
 	stdout, stderr io.Writer
 
 	// flags of every command
-	data, file string
-	json       bool
+	data, file             string
+	address, cert, key, ca string // of a node's admin listener
+	json                   bool
 
 	// started: arguments and flags were right; errors before are usage errors.
 	started bool
@@ -31,7 +35,8 @@ mailboxes between stores while their owners are logged in.
 Start with "mailferry serve": without a configuration it is a whole mail system
 on loopback, and prints how to connect. The other commands talk to the running
 node through the socket in its data directory: name it with --data or --config
-where it is not ./mailferry-data.
+where it is not ./mailferry-data; or from afar through its admin listener, with
+--admin and a certificate.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 done in part.`
 
@@ -47,6 +52,10 @@ func (c *cli) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&c.data, "data", "", "data `directory` of the node (default mailferry-data)")
 	root.PersistentFlags().StringVar(&c.file, "config", os.Getenv("MAILFERRY_CONFIG"), "configuration `file` of the node; also from MAILFERRY_CONFIG")
+	root.PersistentFlags().StringVar(&c.address, "admin", os.Getenv("MAILFERRY_ADMIN"), "`address` of a node's admin listener, https://host:8443, in place of its socket; also from MAILFERRY_ADMIN")
+	root.PersistentFlags().StringVar(&c.cert, "cert", os.Getenv("MAILFERRY_CERT"), "with --admin: PEM `file` of your certificate; also from MAILFERRY_CERT")
+	root.PersistentFlags().StringVar(&c.key, "key", os.Getenv("MAILFERRY_KEY"), "with --admin: PEM `file` of its private key; also from MAILFERRY_KEY")
+	root.PersistentFlags().StringVar(&c.ca, "ca", os.Getenv("MAILFERRY_CA"), "with --admin: PEM `file` of the authorities that may have signed the node's certificate; also from MAILFERRY_CA")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print listings as JSON")
 	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.verifyCommand(), c.whoCommand(),
 		c.kickCommand(), c.drainCommand(), c.explainCommand(), c.verifyRoutesCommand(), c.placementsCommand(), c.healthCommand(), c.fsckCommand(), c.versionCommand())
@@ -75,13 +84,41 @@ func (c *cli) load(ports int) (*config.Config, error) {
 	return config.Load(config.Options{File: c.file, Data: c.data, Ports: ports})
 }
 
-// client is for the node that --config and --data name.
+// client is for the node that --admin, or else --config and --data name.
 func (c *cli) client() (*admin.Client, error) {
+	if c.address != "" {
+		return c.remote()
+	}
 	conf, err := c.load(0)
 	if err != nil {
 		return nil, err
 	}
 	return admin.NewClient(conf.Data), nil
+}
+
+// remote is for the node that --admin names.
+func (c *cli) remote() (*admin.Client, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if (c.cert == "") != (c.key == "") {
+		return nil, usagef("--cert and --key go together")
+	}
+	if c.cert != "" {
+		pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+		if err != nil {
+			return nil, fmt.Errorf("--cert %s: %w", c.cert, err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	if c.ca != "" {
+		text, err := os.ReadFile(c.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--ca: %w", err)
+		}
+		if t.RootCAs = x509.NewCertPool(); !t.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("--ca %s: no certificate in it", c.ca)
+		}
+	}
+	return admin.NewRemoteClient(c.address, t)
 }
 
 // ask runs a command that is a client of the node.

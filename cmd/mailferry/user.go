@@ -63,7 +63,7 @@ func (c *cli) userAddCommand() *cobra.Command {
 	}
 	from.register(cmd)
 	cmd.Flags().BoolVar(&from.none, "no-password", false, "the user cannot log in with a password of ours")
-	cmd.Flags().BoolVar(&u.Admin, "admin", false, "the user may administrate this node")
+	cmd.Flags().BoolVar(&u.Admin, "as-admin", false, "the user may administrate this node")
 	cmd.Flags().StringArrayVar(&u.Aliases, "alias", nil, "further `address` of the user (may be repeated)")
 	return cmd
 }

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,6 +39,20 @@ func NewClient(data string) *Client {
 		return conn, nil
 	}}
 	return &Client{http: &http.Client{Transport: transport}, base: "http://node"}
+}
+
+// NewRemoteClient is for the node whose admin listener is at this address,
+// https://host:8443. config verifies the node and holds the admin's certificate.
+func NewRemoteClient(address string, config *tls.Config) (*Client, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.User != nil {
+		return nil, backend.NewError(backend.KindInvalid, address+" is not the address of an admin listener: write https://host:8443")
+	}
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	return &Client{http: &http.Client{Transport: &http.Transport{TLSClientConfig: config}, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}, base: "https://" + u.Host}, nil
 }
 
 // Close ends idle connections.

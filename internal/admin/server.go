@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -26,8 +27,11 @@ type Service struct {
 	Verifications Verifications
 	// Authenticate checks the credentials of an admin on the HTTPS listener.
 	Authenticate func(ctx context.Context, user string, password backend.Secret) error
-	Metrics      prometheus.Gatherer
-	Logger       *slog.Logger
+	// Certificate is the name of an admin who has shown a certificate, empty
+	// where it is none of an admin's; nil: certificates do not count.
+	Certificate func(*tls.ConnectionState) string
+	Metrics     prometheus.Gatherer
+	Logger      *slog.Logger
 }
 
 // maxRequest bounds the body of a request; the largest is a list of users to move.
@@ -59,9 +63,15 @@ func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "ok\n")
 }
 
-// admins lets through who has an admin's password.
+// admins lets through who has an admin's certificate or password.
 func (s *Service) admins(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Certificate != nil && r.TLS != nil {
+			if name := s.Certificate(r.TLS); name != "" {
+				s.serveAdmin(next, w, r, name)
+				return
+			}
+		}
 		user, password, ok := r.BasicAuth()
 		err := backend.NewError(backend.KindAuthentication, "an admin's name and password are needed")
 		if ok {
@@ -75,8 +85,16 @@ func (s *Service) admins(next http.Handler) http.Handler {
 			writeError(w, err)
 			return
 		}
-		next.ServeHTTP(w, r)
+		s.serveAdmin(next, w, r, user)
 	})
+}
+
+// serveAdmin notes who changes what.
+func (s *Service) serveAdmin(next http.Handler, w http.ResponseWriter, r *http.Request, who string) {
+	if r.Method != http.MethodGet {
+		s.Logger.Info("admin request", "admin", who, "client", r.RemoteAddr, "method", r.Method, "path", r.URL.Path)
+	}
+	next.ServeHTTP(w, r)
 }
 
 // api is the table of all requests.

@@ -23,9 +23,12 @@ func (a *App) buildAdmin(context.Context) error {
 		return err
 	}
 	service := &admin.Service{Health: a.health, Routes: (*routes)(a), Metrics: a.o.Registry,
-		Authenticate: a.authenticateAdmin, Logger: a.log.With("part", "admin")}
+		Authenticate: a.authenticateAdmin, Certificate: a.admins.admin, Logger: a.log.With("part", "admin")}
 	if a.users != nil {
 		service.Users, service.Checker = a.users, a.users
+	}
+	if err := a.admins.load(&a.conf.Admin); err != nil {
+		return err
 	}
 	a.addProxyService(service)
 	a.addMigrationService(service)
@@ -39,7 +42,7 @@ func (a *App) buildAdmin(context.Context) error {
 func (a *App) httpTLS() *tls.Config {
 	c := a.certs.config()
 	c.NextProtos = []string{"http/1.1"}
-	return c
+	return a.admins.ask(c)
 }
 
 // httpPart serves on one listener. Streams end with the node: their requests'

@@ -52,6 +52,7 @@ type App struct {
 	listeners listeners
 	socket    net.Listener
 	certs     certificates
+	admins    adminCerts
 	clients   clientCerts
 	backends  *proxy.Backends // nil without the role proxy
 	engine    *cluster.Node

@@ -22,6 +22,9 @@ func Check(c *config.Config) error {
 			errs = append(errs, fmt.Errorf("certificate %s: %w", f.Cert, err))
 		}
 	}
+	if err := new(adminCerts).load(&c.Admin); err != nil {
+		errs = append(errs, err)
+	}
 	stores, err := makeStores(c.Stores)
 	if err == nil {
 		_, err = directory.NewStores(stores)

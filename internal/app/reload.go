@@ -44,6 +44,9 @@ func (a *App) reloadRest(next *config.Config) error {
 	if err := a.reloadClients(&next.TLS); err != nil {
 		return joinErrors(err, dirs.close())
 	}
+	if err := a.admins.load(&next.Admin); err != nil {
+		return joinErrors(err, dirs.close())
+	}
 	if err := a.certs.load(next.TLS.Certificates, a.path(dirTLS), a.o.Now()); err != nil {
 		return joinErrors(err, dirs.close())
 	}
@@ -71,7 +74,7 @@ func needRestart(was, is *config.Config) []string {
 	v, w := reflect.ValueOf(*was), reflect.ValueOf(*is)
 	for i := range v.NumField() {
 		switch name := v.Type().Field(i).Tag.Get("mapstructure"); name {
-		case "tls", "directories", "cache", "log":
+		case "tls", "directories", "cache", "log", "admin":
 		default:
 			if !reflect.DeepEqual(v.Field(i).Interface(), w.Field(i).Interface()) {
 				names = append(names, name)

@@ -25,12 +25,19 @@ type Config struct {
 	Balancers   []string      `mapstructure:"balancers" doc:"Networks (10.0.0.0/8) of load balancers before the access protocols: their connections must begin with a PROXY header, version 1 or 2, and nobody else's may."`
 	Log         Log           `mapstructure:"log" doc:"What is logged, and where. All of it is changed by a reload, which also opens log files anew."`
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
+	Admin       Admin         `mapstructure:"admin" doc:"Who may use the admin API over HTTPS, besides our own table's admins with their passwords."`
 	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
 	Directories []Directory   `mapstructure:"directories" doc:"Where users come from. Asked in order; the first one that knows the user answers. One that cannot tell ends the search with a temporary failure. Default: our own table alone."`
 	Cache       Cache         `mapstructure:"cache" doc:"How long answers of directories are remembered."`
 	Stores      []Store       `mapstructure:"stores" doc:"Where mail is kept. Default: our own store alone, under the name home."`
 	MoveGroups  []MoveGroup   `mapstructure:"move_groups" doc:"Stores between which users may move. Clients of a group see only the capabilities that all its stores share."`
 	Migrate     Migrate       `mapstructure:"migrate" doc:"How users are moved."`
+}
+
+// Admin says who may use the admin API by a certificate.
+type Admin struct {
+	ClientCA string   `mapstructure:"client_ca" doc:"PEM file of the authorities that sign admins' certificates. A client that shows one needs no password. Read again at each reload."`
+	Clients  []string `mapstructure:"clients" doc:"Names in certificates (common name, DNS name or mail address) that may. Default: any that the authorities have signed."`
 }
 
 // Role is one of a node's jobs.

@@ -50,7 +50,7 @@ func besideFile(c *Config, r *report) {
 	for i := range c.TLS.Certificates {
 		paths = append(paths, &c.TLS.Certificates[i].Cert, &c.TLS.Certificates[i].Key)
 	}
-	paths = append(paths, &c.TLS.ClientCA)
+	paths = append(paths, &c.TLS.ClientCA, &c.Admin.ClientCA)
 	for i := range c.Log.Outputs {
 		paths = append(paths, &c.Log.Outputs[i].Path)
 	}
