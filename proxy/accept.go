@@ -36,7 +36,7 @@ const (
 )
 
 // serve accepts connections until l is closed or the proxy stops. It closes l.
-func (p *Proxy) serve(l net.Listener, handle, full func(net.Conn)) error {
+func (p *Proxy) serve(l net.Listener, handle func(nc net.Conn, over func()), full func(net.Conn)) error {
 	if !p.track(l) {
 		l.Close()
 		return nil
@@ -67,25 +67,35 @@ func (p *Proxy) serve(l net.Listener, handle, full func(net.Conn)) error {
 	}
 }
 
-// dispatch runs one connection in a goroutine of its own, or sends it away when
-// there are too many.
-func (p *Proxy) dispatch(nc net.Conn, handle, tooMany func(net.Conn)) {
+// dispatch begins one connection in a goroutine of its own, or sends it away
+// when there are too many. handle calls over when the connection is, which may
+// be later than it returns.
+func (p *Proxy) dispatch(nc net.Conn, handle func(nc net.Conn, over func()), tooMany func(net.Conn)) {
 	full, ok := p.begin(nc)
 	if !ok {
 		nc.Close()
 		return
 	}
+	over := func() { p.end(nc) }
 	if full {
-		handle = tooMany
+		go func() {
+			defer over()
+			tooMany(nc)
+		}()
+		return
 	}
-	go func() {
-		defer p.end(nc)
-		handle(nc)
-	}()
+	go handle(nc, over)
 }
 
-// handle is one client's whole life.
-func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
+// handle is one client's life up to the login. The session goes on by itself,
+// on fresh stacks: those of TLS and login are deep.
+func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool, over func()) {
+	goesOn := false
+	defer func() {
+		if !goesOn {
+			over()
+		}
+	}()
 	id := newID()
 	nc, err := p.unwrap(nc)
 	if err != nil {
@@ -101,7 +111,11 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 		p.tooMany(nc, proto, implicit)
 		return
 	}
-	defer p.guard.leave(prefix)
+	defer func() {
+		if !goesOn {
+			p.guard.leave(prefix)
+		}
+	}()
 	if implicit {
 		t := tls.Server(nc, p.tlsFor(proto))
 		// A deadline, since a context would cost a goroutine more.
@@ -135,12 +149,15 @@ func (p *Proxy) handle(nc net.Conn, proto *protocol, implicit bool) {
 	}
 	s.upBuf.preload(received)
 	f.c.Release()
-	f = nil
-	s.run()
-	p.reg.leave(s)
-	if s.log.on(slog.LevelInfo) {
-		s.log.Info("session ended", "after", time.Since(s.started).Round(time.Millisecond))
-	}
+	goesOn = true
+	s.run(func() {
+		p.reg.leave(s)
+		if s.log.on(slog.LevelInfo) {
+			s.log.Info("session ended", "after", time.Since(s.started).Round(time.Millisecond))
+		}
+		p.guard.leave(prefix)
+		over()
+	})
 }
 
 // run leads a client through the dialogue before login; nil: it did not log in.

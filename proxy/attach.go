@@ -72,7 +72,7 @@ func (s *session) replace(b BackendConn, route backend.Route) reason {
 		return why
 	}
 	old := s.leg
-	s.leg = &leg{Conn: b.Conn, pre: b.Buffered}
+	s.leg = s.newLeg(b)
 	s.route, s.at = route, b.Host
 	s.frozen = nil
 	s.tr.replaced()

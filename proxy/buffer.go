@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -91,6 +92,14 @@ func (b *buffer) rest() {
 	b.big, b.data, b.r, b.w = nil, b.small[:], 0, n
 }
 
+// park gives a borrowed buffer back when nothing is held.
+func (b *buffer) park() {
+	if b.big != nil && b.r == b.w {
+		bigBuffers.Put(b.big)
+		b.big, b.data, b.r, b.w = nil, b.small[:], 0, 0
+	}
+}
+
 // preload puts octets that were received before the relay began.
 func (b *buffer) preload(p []byte) {
 	b.data = b.small[:]
@@ -105,8 +114,12 @@ func (b *buffer) preload(p []byte) {
 	}
 }
 
-// errWoken ends a read that wake interrupted.
-var errWoken = errors.New("woken")
+// errWoken ends a read that wake interrupted, errQuiet one in which nothing has
+// come for so long that the reader may be parked.
+var (
+	errWoken = errors.New("woken")
+	errQuiet = errors.New("nothing has come")
+)
 
 // wakeReader reads from a connection and can be woken. One goroutine reads,
 // any may wake.
@@ -117,6 +130,38 @@ type wakeReader struct {
 	woken   bool
 	bell    chan struct{} // for await
 	closing time.Time     // read deadline at the end of a session
+
+	quiet quiet
+	berth berth
+}
+
+// quiet lets reads end when nothing comes, by a read deadline that is renewed
+// now and then. It belongs to the reading goroutine.
+type quiet struct {
+	parker *parker
+	raw    syscall.RawConn // nil: reads wait for ever
+	armed  time.Time
+}
+
+func quietOf(k *parker, c net.Conn) quiet { return quiet{parker: k, raw: socketOf(c)} }
+
+// arm sets c's read deadline where it is due.
+func (q *quiet) arm(c net.Conn) {
+	if q.raw == nil {
+		return
+	}
+	if now := time.Now(); now.Sub(q.armed) >= q.parker.after/4 {
+		c.SetReadDeadline(now.Add(q.parker.after))
+		q.armed = now
+	}
+}
+
+// disarm takes the deadline away.
+func (q *quiet) disarm(c net.Conn) {
+	if !q.armed.IsZero() {
+		c.SetReadDeadline(time.Time{})
+		q.armed = time.Time{}
+	}
 }
 
 // read is Read that a wake ends with errWoken; a wake that finds no read ends
@@ -129,13 +174,21 @@ func (w *wakeReader) read(p []byte) (int, error) {
 		return 0, errWoken
 	}
 	w.waiting = true
+	if w.closing.IsZero() {
+		w.quiet.arm(w.Conn)
+	}
 	w.mu.Unlock()
 	n, err := w.Conn.Read(p)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	woken := w.woken
 	w.waiting = false
+	if !woken && n == 0 && w.closing.IsZero() && errors.Is(err, os.ErrDeadlineExceeded) {
+		w.quiet.disarm(w.Conn)
+		return 0, errQuiet
+	}
 	if woken {
+		w.quiet.armed = time.Time{}
 		w.Conn.SetReadDeadline(w.closing)
 		if n > 0 {
 			return n, nil // the wake-up is for the next read
@@ -161,6 +214,24 @@ func (w *wakeReader) wake() {
 	if w.waiting {
 		w.Conn.SetReadDeadline(time.Unix(1, 0))
 	}
+	w.berth.leave()
+}
+
+// park parks the reader, unless it was woken or is about to end.
+func (w *wakeReader) park(resume func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.woken && w.closing.IsZero() && w.berth.park(w.quiet.parker, w.quiet.raw, resume)
+}
+
+// plain makes reads of the connection itself wait, up to what finish allows.
+func (w *wakeReader) plain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closing.IsZero() {
+		w.quiet.disarm(w.Conn)
+	}
+	w.quiet.raw = nil
 }
 
 // finish bounds what is still read.

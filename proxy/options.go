@@ -154,6 +154,8 @@ type Options struct {
 
 	Logger   *slog.Logger
 	Registry prometheus.Registerer
+
+	parkAfter time.Duration // of tests; 0: parkAfter
 }
 
 func (o *Options) defaults() error {

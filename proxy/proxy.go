@@ -28,6 +28,7 @@ type Proxy struct {
 	unwatch  func()
 	lmtp     lmtpServers
 	tls      sync.Map // *tls.Config by ALPN name
+	parker   parker
 	drains   drains
 
 	upOctets, downOctets prometheus.Counter
@@ -59,6 +60,7 @@ func New(o Options) (*Proxy, error) {
 		p.logs[name] = p.log.With("protocol", string(name))
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.parker.after = cmp.Or(o.parkAfter, parkAfter)
 	p.reg = newRegistry(p)
 	p.unwatch = o.Placements.Subscribe(p.reg.changed)
 	return p, nil
@@ -86,7 +88,7 @@ func (p *Proxy) serveProtocol(l net.Listener, proto *protocol, implicitTLS bool)
 		return errors.New("proxy: implicit TLS without certificates")
 	}
 	full := func(nc net.Conn) { p.tooMany(nc, proto, implicitTLS) }
-	return p.serve(l, func(nc net.Conn) { p.handle(nc, proto, implicitTLS) }, full)
+	return p.serve(l, func(nc net.Conn, over func()) { p.handle(nc, proto, implicitTLS, over) }, full)
 }
 
 // tlsFor is the TLS configuration for a protocol. The protocol's name is
@@ -246,6 +248,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-idle:
+		p.parker.close()
 		return nil
 	case <-ctx.Done():
 	}
@@ -254,7 +257,12 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		nc.Close()
 	}
 	p.mu.Unlock()
+	for _, s := range p.reg.all("") { // those that are parked
+		s.cut()
+		s.client.wake()
+	}
 	<-idle
+	p.parker.close()
 	return ctx.Err()
 }
 

@@ -29,6 +29,9 @@ type balanced struct {
 
 func (b *balanced) RemoteAddr() net.Addr { return b.client }
 
+// NetConn is the connection itself.
+func (b *balanced) NetConn() net.Conn { return b.Conn }
+
 func (b *balanced) CloseWrite() error { return closeWrite(b.Conn) }
 
 // unwrap reads the PROXY header that connections from balancers begin with;

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +25,25 @@ const codeBad = "BAD"
 // leg is one backend connection of a session.
 type leg struct {
 	net.Conn
-	pre []byte // received before the relay began
+	pre   []byte // received before the relay began
+	quiet quiet  // down's
+	berth berth
+}
+
+func (s *session) newLeg(b BackendConn) *leg {
+	return &leg{Conn: b.Conn, pre: b.Buffered, quiet: quietOf(&s.p.parker, b.Conn)}
+}
+
+// Close ends the connection; who is parked there learns of it.
+func (l *leg) Close() error {
+	err := l.Conn.Close()
+	l.berth.leave()
+	return err
 }
 
 // session is one client that has logged in. Two goroutines carry its octets:
-// up, from client to backend, and down. A user's hold acts on it from a third.
+// up, from client to backend, and down; each ends while nothing comes (see
+// berth). A user's hold acts on it from a third.
 type session struct {
 	p        *Proxy
 	proto    *protocol
@@ -62,33 +77,43 @@ type session struct {
 
 	active atomic.Int64  // when the client last sent something, in Unix nanoseconds
 	done   chan struct{} // closed when the session has ended
+	sides  atomic.Int32  // of up and down, those that have not ended
+	ended  func()        // run's
 }
 
 func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, tr framing) *session {
 	s := &session{p: f.p, proto: f.proto, id: f.id, user: route.User, client: wakeReader{Conn: client}, started: time.Now(),
 		log: label(f.p.logs[f.proto.name], slog.String("session", f.id), slog.String("user", route.User)), route: route,
 		tr:   tr,
-		leg:  &leg{Conn: b.Conn, pre: b.Buffered},
 		done: make(chan struct{})}
+	s.leg, s.client.quiet = s.newLeg(b), quietOf(&f.p.parker, client)
 	s.active.Store(s.started.UnixNano())
 	return s
 }
 
-// run carries octets until one side ends. It closes both connections. What the
-// client has sent already is in upBuf.
-func (s *session) run() {
-	var wg sync.WaitGroup
-	wg.Go(s.up)
-	s.down()
-	wg.Wait()
+// run carries octets until one side ends, closes both connections, and calls
+// ended. It does not wait. What the client has sent already is in upBuf.
+func (s *session) run(ended func()) {
+	s.ended = ended
+	s.sides.Store(2)
+	go s.up()
+	go s.down()
+}
+
+// sideEnded is the last act of up and of down.
+func (s *session) sideEnded() {
+	if s.sides.Add(-1) > 0 {
+		return
+	}
 	s.client.Close()
 	s.mu.Lock()
 	s.leg.Close()
 	s.mu.Unlock()
 	close(s.done)
+	s.ended()
 }
 
-// up carries the client's octets.
+// up carries the client's octets, from the start or after it was parked.
 func (s *session) up() {
 	for {
 		more, err := s.feedUp()
@@ -107,12 +132,22 @@ func (s *session) up() {
 		if err = s.readClient(p); err == nil {
 			continue
 		}
+		if errors.Is(err, errQuiet) {
+			s.upBuf.park()
+			if len(s.upBuf.bytes()) == 0 && s.client.park(s.up) {
+				return
+			}
+			continue
+		}
 		if errors.Is(err, io.EOF) && s.clientDone() {
+			s.sideEnded()
 			return
 		}
 		break
 	}
+	defer s.sideEnded()
 	s.cut()
+	s.client.plain()
 	io.Copy(io.Discard, io.LimitReader(s.client.Conn, 1<<20)) // bounded by down's last words
 }
 
@@ -201,19 +236,26 @@ func (s *session) over() bool {
 	return s.closing
 }
 
+// errParked: down goes on in another goroutine, later.
+var errParked = errors.New("parked")
+
 // down carries the backend's octets, from one backend connection after the
-// other.
+// other, from the start or after it was parked.
 func (s *session) down() {
 	for {
 		s.mu.Lock()
 		l := s.leg
 		s.mu.Unlock()
 		err := s.downLeg(l)
+		if err == errParked {
+			return
+		}
 		s.mu.Lock()
 		same := s.leg == l
 		s.mu.Unlock()
 		if same {
 			s.backendGone(err)
+			s.sideEnded()
 			return
 		}
 		s.downBuf.drop(len(s.downBuf.bytes()))
@@ -221,8 +263,10 @@ func (s *session) down() {
 }
 
 func (s *session) downLeg(l *leg) error {
-	s.downBuf.preload(l.pre)
-	l.pre = nil
+	if len(l.pre) > 0 {
+		s.downBuf.preload(l.pre)
+		l.pre = nil
+	}
 	for {
 		if len(s.downBuf.bytes()) > 0 {
 			if err := s.feedDown(l); err != nil {
@@ -233,10 +277,19 @@ func (s *session) downLeg(l *leg) error {
 		if full {
 			return s.proto.unknown
 		}
+		l.quiet.arm(l.Conn)
 		n, err := l.Read(p)
 		s.downBuf.filled(n)
 		if n > 0 {
 			s.p.downOctets.Add(float64(n))
+		}
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			l.quiet.disarm(l.Conn)
+			s.downBuf.park()
+			if len(s.downBuf.bytes()) == 0 && l.berth.park(l.quiet.parker, l.quiet.raw, s.down) {
+				return errParked
+			}
+			continue
 		}
 		if n == 0 && err != nil {
 			return err

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -24,6 +25,7 @@ func onSocketsOf(t testing.TB, proto *protocol, o Options, implicit bool) (addr 
 	t.Helper()
 	con = &connector{conns: make(chan *peer, 100), caps: testCaps}
 	o.Directory, o.Stores, o.FailureDelay = newDirectory(), testStores(), -1
+	o.parkAfter = cmp.Or(o.parkAfter, time.Millisecond) // again and again, wherever a session is
 	if o.Connector == nil {
 		o.Connector = con
 	}
