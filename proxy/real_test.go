@@ -22,10 +22,11 @@ type realStore struct {
 }
 
 func realDovecot(t *testing.T) realStore {
-	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{})
+	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{UsernameFormat: "%Ln",
+		Users: map[string]string{"anna": "secret", "bert": "secret"}})
 	return realStore{user: "anna", addr: d.IMAP, sep: d.Separator, store: &backend.Store{Name: "old", Type: backend.StoreDovecot, Address: "localhost",
 		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, d.IMAP), backend.POP3: portOf(t, d.POP3),
-			backend.ManageSieve: portOf(t, d.Sieve)}, TLSConfig: d.CA.Client(),
+			backend.ManageSieve: portOf(t, d.Sieve), backend.LMTP: portOf(t, d.LMTP)}, TLSConfig: d.CA.Client(),
 		Login: backend.Login{Mode: backend.LoginMaster, User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)}}}
 }
 
@@ -34,7 +35,7 @@ func realCyrus(t *testing.T) realStore {
 	c.AddUsers(t, "anna", "bert")
 	return realStore{user: "anna", addr: c.IMAP, prefix: c.Prefix, sep: c.Separator, store: &backend.Store{Name: "old", Type: backend.StoreCyrus, Address: "localhost",
 		Ports: map[backend.Protocol]int{backend.IMAP: portOf(t, c.IMAP), backend.POP3: portOf(t, c.POP3),
-			backend.ManageSieve: portOf(t, c.Sieve)}, TLSConfig: c.CA.Client(),
+			backend.ManageSieve: portOf(t, c.Sieve), backend.LMTP: portOf(t, c.LMTP)}, TLSConfig: c.CA.Client(),
 		Login: backend.Login{Mode: backend.LoginAuthzid, User: c.Admin, Secret: backend.Secret(c.AdminPassword)}}}
 }
 
@@ -105,6 +106,34 @@ func TestHoldOnRealStores(t *testing.T) {
 			reader.Cmd("FETCH 1:* (FLAGS)")
 		})
 	}
+}
+
+// serveLMTP serves a proxy for LMTP, to anna@example.org and bert@example.org.
+func (r realStore) serveLMTP(t *testing.T) (addr string) {
+	t.Helper()
+	all, dir := testStores(), newDirectory()
+	all["old"] = r.store
+	for _, u := range []string{"anna", "bert"} {
+		dir.entries[u+"@example.org"] = backend.Entry{User: u, Store: "old"}
+	}
+	o := Options{Stores: all, Connector: RemoteConnector{}, Directory: dir}
+	if r.options != nil {
+		r.options(&o)
+	}
+	p, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t)
+	served := make(chan error, 1)
+	go func() { served <- p.ServeLMTP(l) }()
+	t.Cleanup(func() {
+		if err := p.Shutdown(t.Context()); err != nil {
+			_ = err // the context of a test is over in its clean-up: connections are cut
+		}
+		<-served
+	})
+	return l.Addr().String()
 }
 
 // serveReal serves a proxy for IMAP on a socket.

@@ -35,38 +35,16 @@ var lmtpTransparent = []struct {
 // TestTransparencyLMTP: the reply to each command and for each recipient has
 // the code that the store gives, and the mail is the same but for trace lines.
 func TestTransparencyLMTP(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) realStore{"dovecot": lmtpDovecot, "cyrus": lmtpCyrus, "own": realOwn} {
+	for name, start := range map[string]func(*testing.T) realStore{"dovecot": realDovecot, "cyrus": realCyrus, "own": realOwn} {
 		t.Run(name, func(t *testing.T) {
 			if name != "own" {
 				mailtest.Require(t, name)
 			}
 			r := start(t)
 			r.store.TLS = backend.TLSNone
-			all, dir := testStores(), newDirectory()
-			all["old"] = r.store
-			for _, u := range []string{"anna", "bert"} {
-				dir.entries[u+"@example.org"] = backend.Entry{User: u, Store: "old"}
-			}
-			o := Options{Stores: all, Connector: RemoteConnector{}, Directory: dir}
-			if r.options != nil {
-				r.options(&o)
-			}
-			p, err := New(o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := listen(t)
-			served := make(chan error, 1)
-			go func() { served <- p.ServeLMTP(l) }()
-			t.Cleanup(func() {
-				if err := p.Shutdown(t.Context()); err != nil {
-					_ = err // the context of a test is over in its clean-up: connections are cut
-				}
-				<-served
-			})
 			direct := talkLMTP(t, "localhost:"+strconv.Itoa(r.store.Port(backend.LMTP)), false)
 			mail := map[string][]string{"anna": r.takeMail(t, "anna"), "bert": r.takeMail(t, "bert")}
-			through := talkLMTP(t, l.Addr().String(), true)
+			through := talkLMTP(t, r.serveLMTP(t), true)
 			if !slices.Equal(direct, through) {
 				t.Errorf("direct            %q\nthrough the proxy %q", direct, through)
 			}
@@ -77,18 +55,6 @@ func TestTransparencyLMTP(t *testing.T) {
 			}
 		})
 	}
-}
-
-func lmtpDovecot(t *testing.T) realStore {
-	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{UsernameFormat: "%Ln", Users: map[string]string{"anna": "secret", "bert": "secret"}})
-	return realStore{addr: d.IMAP, store: &backend.Store{Name: "old", Type: backend.StoreDovecot, Address: "localhost",
-		Ports: map[backend.Protocol]int{backend.LMTP: portOf(t, d.LMTP)}}}
-}
-
-func lmtpCyrus(t *testing.T) realStore {
-	c := mailtest.StartCyrus(t, mailtest.CyrusOptions{Users: []string{"anna", "bert"}})
-	return realStore{addr: c.IMAP, store: &backend.Store{Name: "old", Type: backend.StoreCyrus, Address: "localhost",
-		Ports: map[backend.Protocol]int{backend.LMTP: portOf(t, c.LMTP)}}}
 }
 
 // talkLMTP takes all steps and returns the code of each reply; the proxy's own

@@ -3,7 +3,7 @@
 # root. Nothing is started, nothing that is there is changed; a second call
 # finds everything in place and is done at once.
 #
-#   install.sh [PART...]   slapd samba dovecot perdition clients cyrus courier corpus (default: all these)
+#   install.sh [PART...]   slapd samba dovecot perdition clients imapflow cyrus courier corpus (default: all these)
 #   install.sh nginx       for the bench only
 #   install.sh versions    print what is there
 #
@@ -24,10 +24,24 @@ install_samba() { packages samba samba-ad-provision samba-dsdb-modules samba-vfs
 install_dovecot() { packages dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved dovecot-sieve; }
 # perdition: with the module for LDAP; nothing of it is started.
 install_perdition() { packages perdition perdition-ldap; }
-install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 openssl ca-certificates python3; }
+install_clients() { packages isync offlineimap3 mutt curl fetchmail getmail6 imapfilter sieve-connect swaks openssl ca-certificates python3; }
 install_nginx() { packages nginx libnginx-mod-mail; }
 install_cyrus() { "$here/cyrus.sh" 8>&- || exit 1; }
 install_courier() { "$here/courier.sh" 8>&- || exit 1; }
+
+# imapflow: a client library for Node.js; this is the last line of versions that
+# runs on Debian's Node 18.
+IMAPFLOW=1.0.193
+install_imapflow() {
+	local dir=$PEERS_CACHE/imapflow
+	command -v node >/dev/null || packages nodejs
+	[ "$(imapflow_version)" != "$IMAPFLOW" ] || return 0
+	command -v npm >/dev/null || packages npm
+	say "fetching ImapFlow"
+	mkdir -p "$dir" && (cd "$dir" && retry 3 npm install --silent --no-audit --no-fund --no-save --ignore-scripts "imapflow@$IMAPFLOW" </dev/null >&2 8>&-) ||
+		die "cannot fetch ImapFlow"
+}
+imapflow_version() { sed -n 's/^ *"version": "\(.*\)",*$/\1/p' "$PEERS_CACHE/imapflow/node_modules/imapflow/package.json" 2>/dev/null; }
 
 # corpus: 6,000 public messages, one JSON file each with the field "text".
 install_corpus() {
@@ -54,7 +68,7 @@ version() {
 	local name=$1 v
 	shift
 	v=$("$@" 2>&1 </dev/null | grep -m1 '[0-9]\.[0-9]')
-	printf '%-12s %s\n' "$name" "${v:-absent}"
+	printf '%-13s %s\n' "$name" "${v:-absent}"
 }
 
 versions() {
@@ -70,16 +84,20 @@ versions() {
 	version curl curl --version
 	version fetchmail fetchmail --version
 	version getmail getmail --version
+	version imapfilter imapfilter -V
+	version sieve-connect sieve-connect --version
+	version swaks swaks --version
+	version imapflow imapflow_version
 	version openssl openssl version
 	! command -v nginx >/dev/null || version nginx nginx -v
-	printf '%-12s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
+	printf '%-13s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
 }
 
-[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients cyrus courier corpus versions
+[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients imapflow cyrus courier corpus versions
 one_at_a_time
 for part in "$@"; do
 	case $part in
-	slapd | samba | dovecot | perdition | clients | cyrus | courier | corpus | nginx) "install_$part" ;;
+	slapd | samba | dovecot | perdition | clients | imapflow | cyrus | courier | corpus | nginx) "install_$part" ;;
 	versions) versions ;;
 	*) die "unknown part $part" ;;
 	esac

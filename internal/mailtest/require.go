@@ -10,8 +10,8 @@ import (
 )
 
 // Require skips the test, loudly, when one of the named peers is not
-// installed: slapd samba perdition dovecot cyrus courier corpus mbsync offlineimap mutt
-// curl openssl python3. With CI=true in the environment a missing peer is a
+// installed: slapd samba perdition dovecot cyrus courier corpus imapflow, or
+// a program such as mbsync mutt curl. With CI=true in the environment a missing peer is a
 // failure: a machine that is to run everything must not pass by leaving things
 // out.
 func Require(t testing.TB, names ...string) {
@@ -38,6 +38,11 @@ func missing(name string) string {
 		return needsRoot()
 	case "courier":
 		return courierMissing()
+	case "imapflow":
+		if _, err := os.Stat(filepath.Join(imapflowDir(), "node_modules", "imapflow")); err != nil {
+			return "no ImapFlow in " + imapflowDir()
+		}
+		name = "node"
 	case "corpus":
 		if len(corpusFiles()) == 0 {
 			return "no messages in " + corpusDir()

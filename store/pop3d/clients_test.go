@@ -66,28 +66,14 @@ func testCurl(t *testing.T, w *world, addr string) {
 
 // testGetmail fetches twice: the second time nothing is new.
 func testGetmail(t *testing.T, w *world, host, port string) {
-	mailtest.Require(t, "getmail")
-	home := t.TempDir()
-	box := filepath.Join(home, "box")
-	// Its own kinds of mailboxes are refused to root.
-	rc := fmt.Sprintf("[retriever]\ntype = SimplePOP3Retriever\nserver = %s\nport = %s\nusername = anna\npassword = secret\n"+
-		"[destination]\ntype = MDA_external\npath = /bin/sh\narguments = ('-c', 'cat >> %s')\nallow_root_commands = true\n"+
-		"[options]\nread_all = false\ndelete = false\n", host, port, box)
-	file := filepath.Join(home, "getmailrc")
-	if err := os.WriteFile(file, []byte(rc), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	g := mailtest.NewGetmail(t, "POP3", mailtest.Account{Addr: net.JoinHostPort(host, port), User: "anna", Password: "secret"}, false)
 	for _, want := range []int{2, 2, 3} {
 		if want == 3 {
 			w.file(mail("late"))
 		}
-		out, err := exec.Command("getmail", "--getmaildir", home, "--rcfile", file).CombinedOutput()
-		if err != nil {
-			t.Fatalf("getmail: %v\n%s", err, out)
-		}
-		got, _ := os.ReadFile(box)
-		if n := strings.Count(string(got), "\nSubject: "); n != want || strings.Contains(string(got), "\n..dots") {
-			t.Fatalf("getmail has %d messages, want %d\n%s\n%s", n, want, got, out)
+		r := g.Run(t)
+		if n := strings.Count(r.Got, "\nSubject: "); r.Code != 0 || n != want || strings.Contains(r.Got, "\n..dots") {
+			t.Fatalf("getmail has %d messages, want %d\n%+v", n, want, r)
 		}
 	}
 }
