@@ -1,12 +1,21 @@
 package backend
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+)
+
+// MaxSideValue bounds a script, and the value of an annotation, in octets.
+const MaxSideValue = 512 << 10
 
 // SideImport is an Import that takes what belongs to a user beside mail and
 // subscriptions. It is kept whether a protocol shows it or not.
 type SideImport interface {
 	// SetSideData replaces what is kept by d, durably. What belongs to a
 	// mailbox that is not there is left out, and named in the result.
+	// KindTooLarge: something has more than MaxSideValue octets.
 	SetSideData(ctx context.Context, d *SideData) (absent []MailboxName, err error)
 	// SideData gives what is kept.
 	SideData(ctx context.Context) (*SideData, error)
@@ -80,4 +89,23 @@ type SharedSeen struct {
 	Mailbox     string `json:"mailbox"`
 	UIDValidity uint32 `json:"uidvalidity"`
 	Seen        string `json:"seen"` // UIDs, as a set of RFC 9051 writes them
+}
+
+// Sort brings d into its order, so that equal side data are equal octet by octet
+// when they are encoded.
+func (d *SideData) Sort() {
+	slices.SortFunc(d.Quotas, func(x, y QuotaRoot) int { return strings.Compare(x.Root, y.Root) })
+	for i := range d.Quotas {
+		slices.SortFunc(d.Quotas[i].Limits, func(x, y QuotaLimit) int { return strings.Compare(x.Resource, y.Resource) })
+	}
+	slices.SortFunc(d.ACLs, func(x, y MailboxACL) int { return cmp.Compare(x.Mailbox, y.Mailbox) })
+	for i := range d.ACLs {
+		slices.SortFunc(d.ACLs[i].Entries, func(x, y ACLEntry) int { return strings.Compare(x.Identifier, y.Identifier) })
+	}
+	slices.SortFunc(d.Metadata, func(x, y MailboxMetadata) int { return cmp.Compare(x.Mailbox, y.Mailbox) })
+	for i := range d.Metadata {
+		slices.SortFunc(d.Metadata[i].Entries, func(x, y MetadataEntry) int { return strings.Compare(x.Name, y.Name) })
+	}
+	slices.SortFunc(d.Scripts, func(x, y SieveScript) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(d.Shared, func(x, y SharedSeen) int { return strings.Compare(x.Mailbox, y.Mailbox) })
 }

@@ -234,6 +234,9 @@ func (c *checker) account(user uint64, a *accountRecord) error {
 	if err == nil && seen != len(byID) {
 		err = c.fault(user, 0, "%d names for %d mailboxes", len(byID), seen)
 	}
+	if err == nil {
+		err = c.side(user)
+	}
 	return err
 }
 

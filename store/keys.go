@@ -21,6 +21,7 @@ import (
 //	x user mailbox uid   structure blob
 //	q user mailbox modseq uid   live or vanished: what changed at modseq
 //	Z user mailbox       a mailbox that is gone, whose messages are still to be purged
+//	E user mailbox kind name   what belongs to a user (mailbox 0) or mailbox beside mail
 //	D delivery-id        outcome of a delivery, kept for deliveryMemory
 //
 // And of the Meta shard:
@@ -41,6 +42,7 @@ const (
 	prefixStructure = 'x'
 	prefixModSeq    = 'q'
 	prefixDoomed    = 'Z'
+	prefixSide      = 'E'
 	prefixDelivery  = 'D'
 
 	prefixUser       = 'U'

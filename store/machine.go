@@ -46,6 +46,7 @@ const (
 	cmdImportPOP3      = 40
 	// cmdImportPut, with a structure blob in each message
 	cmdImportPutParsed = 41
+	cmdImportSide      = 42
 )
 
 // handler applies one kind of command. It refuses with a backend.Error before
@@ -121,6 +122,8 @@ func importHandlers(cmd byte) handler {
 		return applyImportReopen
 	case cmdImportPOP3:
 		return applyImportPOP3
+	case cmdImportSide:
+		return applyImportSide
 	}
 	return nil
 }

@@ -177,6 +177,8 @@ func (m *mutation) drop(b *box) (more bool) {
 	b.gone, m.listing = true, true
 	m.leaveName(b)
 	m.tx.Delete(mailboxKey(prefixMailbox, m.user, b.id))
+	side := mailboxKey(prefixSide, m.user, b.id)
+	m.tx.DeleteRange(side, prefixEnd(side))
 	m.tx.Publish(mailboxTopic(m.user, b.id))
 	m.tx.Set(mailboxKey(prefixDoomed, m.user, b.id), present)
 	_, more = purgeBox(m.tx, m.user, b.id, stepMessages)
@@ -283,7 +285,7 @@ func applyAccountRemove(tx engine.Tx, d *decoder) ([]byte, error) {
 		tx.Set(mailboxKey(prefixDoomed, user, id), present)
 		tx.Publish(mailboxTopic(user, id))
 	}
-	for _, prefix := range []byte{prefixMailbox, prefixName, prefixGrave, prefixSubscribe} {
+	for _, prefix := range []byte{prefixMailbox, prefixName, prefixGrave, prefixSubscribe, prefixSide} {
 		lower := userKey(prefix, user)
 		tx.DeleteRange(lower, prefixEnd(lower))
 	}

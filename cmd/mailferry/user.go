@@ -19,7 +19,7 @@ func (c *cli) userCommand() *cobra.Command {
 			}
 			return c.listUsers(users, users)
 		})}
-	show := &cobra.Command{Use: "show USER", Short: "Show a user", Args: cobra.ExactArgs(1),
+	show := &cobra.Command{Use: "show USER", Short: "Show a user; --json also what belongs to them beside mail", Args: cobra.ExactArgs(1),
 		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
 			u, err := node.User(ctx, args[0])
 			if err != nil {

@@ -15,6 +15,9 @@ type User struct {
 	Password bool     `json:"password"` // has one here
 	State    string   `json:"state"`    // active, importing, creating, deleting
 	Aliases  []string `json:"aliases,omitempty"`
+	// Side is what the user has beside mail: access rights, quotas, annotations,
+	// Sieve scripts. Only User gives it.
+	Side *backend.SideData `json:"side,omitempty"`
 }
 
 // NewUser is a user to add.

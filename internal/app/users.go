@@ -151,7 +151,18 @@ func (u *users) User(ctx context.Context, name string) (admin.User, error) {
 	if err != nil {
 		return admin.User{}, named(name, err)
 	}
-	return shown(have), nil
+	user := shown(have)
+	if have.State != store.UserActive {
+		return user, nil
+	}
+	a, err := u.store.Account(ctx, have.Name)
+	if err == nil {
+		user.Side, err = a.SideData(ctx)
+	}
+	if err != nil {
+		return admin.User{}, named(name, err)
+	}
+	return user, nil
 }
 
 // ListUsers implements admin.Users.
