@@ -29,6 +29,9 @@ type SideData struct {
 	Metadata []MailboxMetadata `json:"metadata,omitempty"`
 	Scripts  []SieveScript     `json:"scripts,omitempty"`
 	Shared   []SharedSeen      `json:"shared_seen,omitempty"`
+	// Subscribed are subscriptions to mailboxes of somebody else, by the names
+	// that the old store showed.
+	Subscribed []string `json:"subscribed,omitempty"`
 }
 
 // QuotaRoot are the limits of a quota root (RFC 9208).
@@ -107,5 +110,12 @@ func (d *SideData) Sort() {
 		slices.SortFunc(d.Metadata[i].Entries, func(x, y MetadataEntry) int { return strings.Compare(x.Name, y.Name) })
 	}
 	slices.SortFunc(d.Scripts, func(x, y SieveScript) int { return strings.Compare(x.Name, y.Name) })
+	slices.Sort(d.Subscribed)
 	slices.SortFunc(d.Shared, func(x, y SharedSeen) int { return strings.Compare(x.Mailbox, y.Mailbox) })
+}
+
+// SieveChecker is an Import whose store runs Sieve.
+type SieveChecker interface {
+	// CheckSieve says why the store could not run a script; nil: it can.
+	CheckSieve(ctx context.Context, script []byte) error
 }

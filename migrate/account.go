@@ -49,6 +49,10 @@ type account struct {
 	probed    bool   // the source is known to be steady, or not to be
 	proved    uint64 // messages asked of the old store again, and equal
 	pop3      *maildrop
+	side      *sideState
+	// foreign are others' mailboxes that the user sees, subscribed those of them.
+	foreign    []planned
+	subscribed []string
 }
 
 // box is what the target has of one mailbox.
@@ -205,7 +209,7 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 	if err := a.prepare(ctx, pl); err != nil {
 		return nil, err
 	}
-	a.planned = pl.exceptions
+	a.planned, a.foreign, a.subscribed = pl.exceptions, pl.foreign, pl.subscribed
 	a.restore(pl)
 	a.progress.plan(pl)
 	defer a.progress.Planned.Store(0)

@@ -35,6 +35,8 @@ type Certificate struct {
 	Pause     *Pause               `json:"pause,omitempty"`
 	// POP3 is nil where nobody asked for POP3 identities.
 	POP3 *POP3Certificate `json:"pop3,omitempty"`
+	// Side is what was carried over beside mail; nil before it was read.
+	Side *SideCertificate `json:"side,omitempty"`
 	// Flipped is when the placement that names the new store became durable.
 	Flipped *time.Time `json:"flipped,omitempty"`
 	// Signature is the engine's over everything else; see Signer.
@@ -94,6 +96,7 @@ func (a *account) certify(level string) *Certificate {
 		Proved: a.proved}
 	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
 	a.certifyPOP3(c)
+	a.certifySide(c)
 	if f, ok := a.imp.(backend.ForeignImport); ok {
 		for _, n := range f.Notes() {
 			c.Exception = append(c.Exception, Exception{Mailbox: a.namespace.Show(n.Mailbox), UID: n.UID, What: n.What, Skipped: n.Skipped})

@@ -250,13 +250,17 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	}
 	if err == nil && d.b.spec.CopyOnly {
 		if d.owed { // of what an earlier run copied, a move takes a second look
-			if err := d.secondLook(ctx); err != nil {
-				return d.outcome(EvSynced, err)
+			err := d.secondLook(ctx)
+			if err == nil {
+				err = d.acct.identities(ctx)
 			}
-			d.owed = false
-		}
-		if err := d.acct.identities(ctx); err != nil {
-			return d.outcome(EvSynced, err)
+			if err == nil {
+				err = d.acct.sideData(ctx, false)
+			}
+			if err != nil {
+				return d.besideFailed(err)
+			}
+			d.owed, d.beside = false, 0
 		}
 		d.certify("copied")
 	}
@@ -295,7 +299,7 @@ func (d *driver) prepare(ctx context.Context) error {
 		}
 		d.acct.log, d.acct.yield = d.log, d.yield
 		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing(d.flip)) }
-		d.acct.pop3 = d.maildrop()
+		d.acct.pop3, d.acct.side = d.maildrop(), d.sideState()
 		d.acct.another = d.another
 		d.e.lines.add(d.route.from, d.route.host, 1)
 		d.b.attach(d.user, d.acct.progress)
@@ -371,6 +375,17 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 		return nil, err
 	}
 	return remote.NewPOP3Client(c), nil
+}
+
+// sideState is what the account needs to read what is beside mail.
+func (d *driver) sideState() *sideState {
+	return &sideState{named: d.route.from.Ports[backend.ManageSieve] != 0, dial: func(ctx context.Context) (*remote.TextConn, error) {
+		t, err := d.target()
+		if err != nil {
+			return nil, err
+		}
+		return remote.DialManageSieve(ctx, t)
+	}}
 }
 
 // target is the user at the old store.

@@ -41,6 +41,11 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 		d.release()
 		return d.outcome(EvSynced, err)
 	}
+	if err := d.acct.sideData(ctx, false); err != nil {
+		d.release()
+		return d.besideFailed(err)
+	}
+	d.beside = 0
 	p, ok, err := d.e.opt.Placements.Get(ctx, d.route.entry.User)
 	switch {
 	case err != nil:
@@ -71,19 +76,25 @@ func (d *driver) pop3Ready(ctx context.Context) (ev Event, ok bool, err error) {
 		before = d.acct.pop3.open
 	}
 	if err := d.acct.identities(ctx); err != nil {
-		ev, err := d.outcome(EvSynced, err)
-		if d.beside++; d.beside >= d.b.attempts() { // passes that succeed in between do not count
-			ev = Event{Kind: EvGaveUp, Reason: ev.Reason}
-		}
+		ev, err := d.besideFailed(err)
 		return ev, false, err
 	}
-	d.beside = 0
 	again, err := d.acct.settled(before)
 	if err != nil {
 		ev, err := d.outcome(EvSynced, err)
 		return ev, false, err
 	}
 	return Event{Kind: EvSynced}, !again, nil
+}
+
+// besideFailed is the outcome of a failure to read what is beside mail. Passes
+// that succeed in between do not count.
+func (d *driver) besideFailed(err error) (Event, error) {
+	ev, err := d.outcome(EvSynced, err)
+	if d.beside++; d.beside >= d.b.attempts() {
+		ev = Event{Kind: EvGaveUp, Reason: ev.Reason}
+	}
+	return ev, err
 }
 
 // endHold stops the clock of a hold, if one runs.
@@ -160,6 +171,9 @@ func (d *driver) lastDelta() Event {
 	}
 	if err == nil {
 		err = d.acct.identities(d.hold.ctx)
+	}
+	if err == nil {
+		err = d.acct.sideData(d.hold.ctx, true)
 	}
 	return held(EvSealed, err)
 }

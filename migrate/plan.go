@@ -38,6 +38,10 @@ type plan struct {
 	boxes         []planned
 	subscriptions []backend.MailboxName
 	exceptions    []Exception
+	// foreign are mailboxes of others that the user sees, and subscribed names
+	// of such ones.
+	foreign    []planned
+	subscribed []string
 }
 
 // makePlan names the mailboxes of an account. Every personal mailbox gets a
@@ -55,6 +59,9 @@ func makePlan(a *remote.Account) *plan {
 	for _, e := range entries {
 		if inside(e.Name, foreign) {
 			p.note(e.Name, "mailbox of another user or a shared one: not part of this account")
+			if e.Selectable() {
+				p.foreign = append(p.foreign, planned{raw: e.Raw, shown: e.Name})
+			}
 			continue
 		}
 		name, changed := canonical(p.namespace, e)
@@ -163,6 +170,10 @@ func (p *plan) subscribe(entries []remote.ListEntry, foreign []backend.Namespace
 		byRaw[b.raw] = b.name
 	}
 	for _, e := range entries {
+		if inside(e.Name, foreign) && e.Selectable() {
+			p.subscribed = append(p.subscribed, e.Name)
+			continue
+		}
 		if !e.Selectable() && byRaw[e.Raw] == "" || inside(e.Name, foreign) {
 			continue // LSUB shows unsubscribed parents as \NoSelect
 		}

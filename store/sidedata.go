@@ -20,6 +20,7 @@ const (
 	sideQuota    = 'q' // by root
 	sideScript   = 's' // by name
 	sideShared   = 'v' // by the name of somebody else's mailbox
+	sideForeign  = 'u' // a subscription to such a one, by name
 )
 
 func sideKey(user, mailbox uint64, kind byte, name string) []byte {
@@ -116,6 +117,8 @@ func decodeSide(to *backend.SideData, mailbox backend.MailboxName, key, value []
 		to.Scripts = append(to.Scripts, backend.SieveScript{Name: name, Text: bytes.Clone(d.bytes()), Active: d.bool(), Inactive: d.string()})
 	case sideShared:
 		to.Shared = append(to.Shared, backend.SharedSeen{Mailbox: name, UIDValidity: d.uint32(), Seen: d.string()})
+	case sideForeign:
+		to.Subscribed = append(to.Subscribed, name)
 	default:
 		return errCorrupt
 	}
@@ -177,6 +180,9 @@ func encodeSide(user uint64, d *backend.SideData, names map[backend.MailboxName]
 			e.string(s.Seen)
 		})
 	}
+	for _, name := range d.Subscribed {
+		add(0, sideForeign, name, func(*encoder) {})
+	}
 	return list, absent
 }
 
@@ -211,6 +217,9 @@ func checkSide(d *backend.SideData) error {
 	for _, s := range d.Shared {
 		first(long("\\Seen of", s.Mailbox, len(s.Seen)))
 	}
+	for _, name := range d.Subscribed {
+		first(long("subscription", name, 0))
+	}
 	if active > 1 {
 		first(backend.Errorf(backend.KindInvalid, "", "%d scripts are active", active))
 	}
@@ -219,7 +228,7 @@ func checkSide(d *backend.SideData) error {
 
 // sideOf reports whether a key is a side record of this user.
 func sideOf(user uint64, key []byte) bool {
-	return len(key) >= 14 && bytes.HasPrefix(key, userKey(prefixSide, user)) && strings.IndexByte("adqsv", key[13]) >= 0
+	return len(key) >= 14 && bytes.HasPrefix(key, userKey(prefixSide, user)) && strings.IndexByte("adqsuv", key[13]) >= 0
 }
 
 var _ backend.SideImport = (*userImport)(nil)

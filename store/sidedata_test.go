@@ -35,7 +35,8 @@ func TestSideData(t *testing.T) {
 				{Name: "/shared/big", Value: bytes.Repeat([]byte("y"), backend.MaxSideValue)}}}},
 		Scripts: []backend.SieveScript{{Name: "main", Text: bytes.Repeat([]byte("keep;\r\n"), 70000), Active: true},
 			{Name: "old", Text: []byte{}, Inactive: "because"}},
-		Shared: []backend.SharedSeen{{Mailbox: "user.bert", UIDValidity: 9, Seen: "1:5,7"}},
+		Shared:     []backend.SharedSeen{{Mailbox: "user.bert", UIDValidity: 9, Seen: "1:5,7"}},
+		Subscribed: []string{"shared.news", "user.bert"},
 	}
 	set := func(d *backend.SideData) []backend.MailboxName {
 		t.Helper()
