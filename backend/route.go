@@ -150,6 +150,10 @@ type Store struct {
 	Compress Compress
 	// MaxConnections bounds connections of a migration to this store; 0: default.
 	MaxConnections int
+	// MaxLogins and MaxOctets bound the logins and the octets read per second of
+	// migrations; 0: no limit.
+	MaxLogins float64
+	MaxOctets int64
 }
 
 // Compress says when COMPRESS=DEFLATE is used with a store that offers it.

@@ -26,12 +26,15 @@ type driver struct {
 	route    route
 	acct     *account
 	failures int // in a row
+	refusals int // for want of room, in a row
 	beside   int // failures of what is read beside mail, in a row
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
-	left     bool // the account does not count among the source's connections any more
-	owed     bool // a second look at what was copied
+	left     bool    // the account does not count among the source's connections any more
+	visitor  visitor // at the host of the old store
+	guest    visitor // at that of a foreign new one
+	owed     bool    // a second look at what was copied
 	hold     *hold
 	pause    *Pause
 	flipped  time.Time
@@ -205,8 +208,18 @@ func held(good EventKind, err error) Event {
 // that will not go away.
 func (d *driver) outcome(good EventKind, err error) (Event, error) {
 	if err == nil {
-		d.failures = 0
+		d.failures, d.refusals = 0, 0
 		return Event{Kind: good}, nil
+	}
+	if room, _ := refusal(err, false); room {
+		// The store has no room now: that is no failure of this user, unless it
+		// never ends.
+		d.refusals++
+		d.log.Info("the store has no room", "state", d.move.State, "refusals", d.refusals, "error", err)
+		if d.refusals >= patientRefusals*d.b.attempts() {
+			return Event{Kind: EvGaveUp, Reason: err.Error()}, nil
+		}
+		return Event{Kind: EvFailed, Reason: err.Error()}, nil
 	}
 	d.failures++
 	d.log.Warn("attempt failed", "state", d.move.State, "attempt", d.failures, "error", err)
@@ -235,6 +248,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	if d.b.pausing(d.flip) {
 		return Event{Kind: EvPause}, nil
 	}
+	d.heard(ctx, err)
 	d.e.passed(p, d.acct.progress.OctetsDone.Load()-done)
 	took := time.Since(began)
 	if d.passes++; err == nil && d.passes > maxPasses && took >= d.e.timing.Hold/2 {
@@ -267,12 +281,18 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	return ev, nil
 }
 
+// patientRefusals: so many refusals for want of room weigh as much as a failure.
+const patientRefusals = 8
+
 // yield lets holds pass; it ends a copy that is to be paused.
 func (d *driver) yield(ctx context.Context) error {
 	if d.b.pausing(d.flip) {
 		return backend.NewError(backend.KindTemporary, "The batch is paused.")
 	}
-	return d.e.yield(ctx)
+	if err := d.e.yield(ctx); err != nil {
+		return err
+	}
+	return d.host().rest(ctx, &d.visitor)
 }
 
 // patientPasses are tried for a short one; after maxPasses a user who cannot be
@@ -298,7 +318,9 @@ func (d *driver) prepare(ctx context.Context) error {
 			return err
 		}
 		d.acct.log, d.acct.yield = d.log, d.yield
-		d.acct.crowded = func() bool { return d.hold == nil && (d.e.crowded() || d.b.pausing(d.flip)) }
+		d.acct.crowded = func() bool {
+			return d.hold == nil && (d.e.crowded() || d.b.pausing(d.flip) || d.host().tooMany(&d.visitor))
+		}
 		d.acct.pop3, d.acct.side = d.maildrop(), d.sideState()
 		d.acct.another = d.another
 		d.e.lines.add(d.route.from, d.route.host, 1)
@@ -329,11 +351,16 @@ func (d *driver) findRoute(ctx context.Context) error {
 }
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
-	t, err := d.target()
+	t, leave, err := d.target(ctx, backend.IMAP)
 	if err != nil {
 		return nil, err
 	}
-	return dialIMAP(ctx, t)
+	c, err := dialIMAP(ctx, t)
+	d.heard(ctx, err)
+	if err != nil {
+		leave()
+	}
+	return c, err
 }
 
 func dialIMAP(ctx context.Context, t remote.Target) (*remote.Client, error) {
@@ -353,6 +380,9 @@ func dialIMAP(ctx context.Context, t remote.Target) (*remote.Client, error) {
 
 // another takes a further connection to the source.
 func (d *driver) another() (release func(), ok bool) {
+	if !d.host().idle() {
+		return nil, false
+	}
 	return d.e.lines.another(d.route.from, d.route.host)
 }
 
@@ -366,12 +396,13 @@ func (d *driver) maildrop() *maildrop {
 }
 
 func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
-	t, err := d.target()
+	t, leave, err := d.target(ctx, backend.POP3)
 	if err != nil {
 		return nil, err
 	}
 	c, err := remote.DialPOP3(ctx, t)
 	if err != nil {
+		leave()
 		return nil, err
 	}
 	return remote.NewPOP3Client(c), nil
@@ -380,18 +411,63 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 // sideState is what the account needs to read what is beside mail.
 func (d *driver) sideState() *sideState {
 	return &sideState{named: d.route.from.Ports[backend.ManageSieve] != 0, dial: func(ctx context.Context) (*remote.TextConn, error) {
-		t, err := d.target()
+		t, leave, err := d.target(ctx, backend.ManageSieve)
 		if err != nil {
 			return nil, err
 		}
-		return remote.DialManageSieve(ctx, t)
+		c, err := remote.DialManageSieve(ctx, t)
+		if err != nil {
+			leave()
+		}
+		return c, err
 	}}
 }
 
-// target is the user at the old store.
-func (d *driver) target() (remote.Target, error) {
-	t := d.targetAt(d.route.from, d.route.host)
-	return t, d.b.login(d.user, &t)
+// host is that of the old store.
+func (d *driver) host() *host { return d.e.hosts.of(d.route.from, d.route.host) }
+
+// heard takes what came of a login or of a pass; it reports whether the store
+// refused for want of room, which is nobody's fault.
+func (d *driver) heard(ctx context.Context, err error) bool {
+	if d.route.from == nil || ctx.Err() != nil {
+		return false
+	}
+	return d.e.hosts.outcome(d.host(), err)
+}
+
+// target is the user at the old store, with a place for one connection, which
+// leave gives up unless the connection was opened: then its end does. It waits
+// until the store may be asked for it.
+func (d *driver) target(ctx context.Context, p backend.Protocol) (t remote.Target, leave func(), err error) {
+	t = d.targetAt(d.route.from, d.route.host)
+	if err := d.b.login(d.user, &t); err != nil {
+		return t, nil, err
+	}
+	pl, err := d.e.hosts.place(ctx, d.host(), &d.visitor, p)
+	if err != nil {
+		return t, nil, err
+	}
+	t.Dial = pl.dial
+	return t, pl.leave, nil
+}
+
+// dialForeign is dialSource for a foreign store as the new one, within its limits.
+func (d *driver) dialForeign(ctx context.Context, to *backend.Store) (*remote.Client, error) {
+	h := d.e.hosts.of(to, "")
+	pl, err := d.e.hosts.place(ctx, h, &d.guest, backend.IMAP)
+	if err != nil {
+		return nil, err
+	}
+	t := d.targetAt(to, "")
+	t.Dial = pl.dial
+	c, err := dialIMAP(ctx, t)
+	if err != nil {
+		pl.leave()
+	}
+	if ctx.Err() == nil {
+		d.e.hosts.outcome(h, err)
+	}
+	return c, err
 }
 
 // targetAt is the user at a store, as the store's configuration says it.

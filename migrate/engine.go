@@ -20,12 +20,14 @@ type Engine struct {
 	log    *slog.Logger
 	slots  chan struct{} // one per user on hold
 	lines  lineCount
+	hosts  *hosts
 	signer *Signer
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
+	ticking     sync.Once
 	resumed     chan struct{} // closed when Resume has read the batches
 	resumedOnce sync.Once
 
@@ -55,6 +57,10 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("key of the certificates: %w", err)
 	}
 	close(e.calm)
+	e.hosts = newHosts(o.Dial)
+	if o.Metrics.Throttle != nil {
+		e.hosts.tell = o.Metrics.Throttle
+	}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	return e, nil
 }
@@ -150,6 +156,32 @@ func (e *Engine) busy(users []string) string {
 	return ""
 }
 
+// ObserveLatency tells how long a live user waited for the answer of a store, whose
+// host is named where the store serves several. It is cheap and may be called by
+// many at once.
+func (e *Engine) ObserveLatency(store, host string, d time.Duration) { e.hosts.observe(store, host, d) }
+
+// tick looks at the pace of things every second, until the engine is closed.
+func (e *Engine) tick() {
+	t := time.NewTicker(e.timing.Tick)
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			e.hosts.tick(now)
+			e.mu.Lock()
+			for _, b := range e.batches {
+				if b.active() {
+					b.summary() // measures
+				}
+			}
+			e.mu.Unlock()
+		case <-e.ctx.Done():
+			return
+		}
+	}
+}
+
 // launch runs a batch until it is finished or the engine is closed.
 func (e *Engine) launch(b *batch) error {
 	e.mu.Lock()
@@ -159,6 +191,7 @@ func (e *Engine) launch(b *batch) error {
 		return errClosed
 	}
 	e.batches[b.spec.ID] = b
+	e.ticking.Do(func() { e.wg.Go(e.tick) })
 	ctx, cancel := context.WithCancelCause(e.ctx)
 	b.begin(cancel)
 	e.wg.Go(func() {

@@ -53,7 +53,7 @@ func (d *driver) importer() (backend.Importer, error) {
 		return nil, invalid("The new store has no address.", "store %q", to.Name)
 	}
 	return target.New(target.Options{Dir: d.mapDir(), Rules: d.b.spec.Rules, Log: d.log, Settle: d.e.timing.Settle,
-		Dial: func(ctx context.Context) (*remote.Client, error) { return dialIMAP(ctx, d.targetAt(to, "")) }}), nil
+		Dial: func(ctx context.Context) (*remote.Client, error) { return d.dialForeign(ctx, to) }}), nil
 }
 
 // mapDir is where the map of this pair of accounts lies.

@@ -64,6 +64,7 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 	}
 	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.e.timing.Hold)
 	d.hold = &hold{ctx: hctx, cancel: cancel, began: time.Now()}
+	d.visitor.urgent.Store(true)
 	d.e.holdBegins()
 	return Event{Kind: EvGrant, Base: p.Epoch}, nil
 }
@@ -109,6 +110,7 @@ func (d *driver) endHold(m Move) {
 	}
 	d.hold.cancel()
 	d.hold = nil
+	d.visitor.urgent.Store(false)
 	d.e.holdEnds(took, flipped)
 }
 

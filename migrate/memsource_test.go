@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,11 +26,15 @@ type memSource struct {
 	sizes map[string]int
 	// passwords of users who log in themselves; nil: the admin does.
 	passwords map[string]string
+	// most sessions at a time, 0: any; others are refused.
+	most          int32
+	open, refused atomic.Int32
 }
 
 type memSession struct {
 	*imapmemserver.UserSession
-	s *memSource
+	s  *memSource
+	in bool
 }
 
 func (m *memSession) Login(user, password string) error {
@@ -37,8 +42,22 @@ func (m *memSession) Login(user, password string) error {
 	if want, own := m.s.passwords[user]; u == nil || m.s.passwords != nil && (!own || want != password) {
 		return imapserver.ErrAuthFailed
 	}
+	if n := m.s.open.Add(1); m.s.most > 0 && n > m.s.most {
+		m.s.open.Add(-1)
+		m.s.refused.Add(1)
+		return &imap.Error{Type: imap.StatusResponseTypeNo, Code: imap.ResponseCodeLimit, Text: "too many"}
+	}
+	m.in = true
 	m.UserSession = imapmemserver.NewUserSession(u)
 	return nil
+}
+
+func (m *memSession) Close() error {
+	if m.in {
+		m.in = false
+		m.s.open.Add(-1)
+	}
+	return m.UserSession.Close()
 }
 
 func startMem(t testing.TB, users, messages int) *memSource {

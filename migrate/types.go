@@ -174,6 +174,8 @@ type Metrics struct {
 	Messages func(copied, vanished, flagged int)
 	Octets   func(n int64)
 	Hold     func(d time.Duration, flipped bool)
+	// Throttle tells how many users of a store's host may be worked on, of how many.
+	Throttle func(host string, users, most int)
 }
 
 // Timing are the limits of a move; zero values are the defaults.
@@ -186,6 +188,7 @@ type Timing struct {
 	// Settle is how long a foreign target may go on filing what a broken
 	// connection had sent; default 2 s.
 	Settle time.Duration
+	Tick   time.Duration // 1 s: how often the throttles look at live users
 }
 
 func (t Timing) withDefaults() Timing {
@@ -199,5 +202,6 @@ func (t Timing) withDefaults() Timing {
 	set(&t.Quiet, 3*time.Second)
 	set(&t.Report, 5*time.Second)
 	set(&t.BackOff, time.Second)
+	set(&t.Tick, time.Second)
 	return t
 }

@@ -47,7 +47,7 @@ func makeStores(list []config.Store) ([]*backend.Store, error) {
 	for i := range list {
 		c := &list[i]
 		s := &backend.Store{Name: c.Name, Type: c.Type, Address: c.Address, TLS: c.TLS, LMTPTLS: c.LMTPTLS, Ports: map[backend.Protocol]int{},
-			MaxConnections: c.Connections, Compress: c.Compress,
+			MaxConnections: c.Connections, MaxLogins: float64(c.Logins), MaxOctets: int64(c.Bandwidth), Compress: c.Compress,
 			Identity: c.Identity, TakesTokens: c.Tokens, Alternates: c.Alternates, MaxSessions: c.Sessions,
 			Login: backend.Login{Mode: c.Login.Mode, User: c.Login.User, Secret: c.Login.Password, Separator: c.Login.Separator}}
 		for protocol, port := range c.Ports {

@@ -219,7 +219,9 @@ type Store struct {
 	Login       Login             `mapstructure:"login" doc:"How to log in for a user. Our own store needs none."`
 	Identity    backend.Identity  `mapstructure:"identity" doc:"How the store is told the client's address: none, native (ID in IMAP, XCLIENT in POP3 and ManageSieve, where Dovecot's login_trusted_networks names us) or proxy (a PROXY v2 header before everything)." default:"none"`
 	Compress    backend.Compress  `mapstructure:"compress" doc:"When a migration asks this store to compress (COMPRESS=DEFLATE): auto (when it is far away and the line is slow), always or never." default:"auto"`
-	Connections int               `mapstructure:"connections" doc:"Most connections of a migration to this store." default:"8"`
+	Connections int               `mapstructure:"connections" doc:"Most connections of all migrations to one host of this store. With 1 or 2 the check of a removal may open one more." default:"8"`
+	Logins      int               `mapstructure:"logins_per_second" doc:"Most logins of all migrations to one host of this store, per second; 0: no limit." default:"0"`
+	Bandwidth   Size              `mapstructure:"bandwidth" doc:"Most bytes that all migrations read from one host of this store, per second; 0B: no limit." default:"0B"`
 	Tokens      bool              `mapstructure:"tokens" doc:"The store checks OAuth tokens of users (OAUTHBEARER or XOAUTH2, whichever it offers)." default:"false"`
 	Alternates  []string          `mapstructure:"alternates" doc:"More addresses of the same store, tried in this order while the first is away; it is returned to by itself."`
 	Sessions    int               `mapstructure:"sessions" doc:"Most sessions of clients on each address of this store. A login beyond waits some seconds for a place, then it is told to come back later. 0: any number." default:"0"`

@@ -173,6 +173,9 @@ func checkStore(c *Config, i int, r *report) {
 	if s.Connections < 1 {
 		r.add(key+".connections", "must be above zero")
 	}
+	if s.Logins < 0 {
+		r.add(key+".logins_per_second", "is below zero")
+	}
 }
 
 func checkLocalStore(c *Config, i int, r *report) {
