@@ -58,6 +58,7 @@ func New(o Options) (*Engine, error) {
 	}
 	close(e.calm)
 	e.hosts = newHosts(o.Dial)
+	e.hosts.backoff = e.timing.BackOff
 	if o.Metrics.Throttle != nil {
 		e.hosts.tell = o.Metrics.Throttle
 	}

@@ -19,8 +19,9 @@ import (
 // connections, logins and octets per second, as the store's configuration says,
 // and users at a time, as throttle says. Safe for concurrent use.
 type hosts struct {
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	tell func(host string, level, most int) // of a throttle that changed
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	tell    func(host string, level, most int) // of a throttle that changed
+	backoff time.Duration                      // the shortest, of a host that refuses
 
 	mu sync.Mutex
 	m  map[string]*host // by store and host; guarded by mu
@@ -59,7 +60,7 @@ func newHosts(dial func(context.Context, string, string) (net.Conn, error)) *hos
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	return &hosts{dial: dial, tell: func(string, int, int) {}, m: map[string]*host{}}
+	return &hosts{dial: dial, tell: func(string, int, int) {}, backoff: time.Second, m: map[string]*host{}}
 }
 
 func hostName(store, addr string) string {
@@ -87,7 +88,7 @@ func (hs *hosts) of(s *backend.Store, addr string) *host {
 		if s.MaxOctets > 0 {
 			h.octets = rate.NewLimiter(rate.Limit(s.MaxOctets), max(readChunk, int(min(s.MaxOctets, 1<<30))))
 		}
-		h.throttle = newThrottle(h.most, rand.Float64)
+		h.throttle = newThrottle(h.most, hs.backoff, rand.Float64)
 		hs.m[name] = h
 	}
 	return h
@@ -236,7 +237,7 @@ func (hs *hosts) outcome(h *host, err error) bool {
 	}
 	room, asked := refusal(err, len(h.working) > 1)
 	if room {
-		h.throttle.refused(now, asked)
+		h.throttle.refused(now, len(h.working), asked)
 		hs.told(h)
 	}
 	return room

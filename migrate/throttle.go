@@ -11,9 +11,11 @@ import (
 // before the blank line are set at start.
 type throttle struct {
 	most   int            // users at a time
+	first  time.Duration  // how long a host that refuses is left alone
 	random func() float64 // 0 to 1
 
 	level   float64   // users that are allowed at the moment
+	wall    float64   // with more the host refused; 0: it never did
 	changed time.Time // of level, last
 	until   time.Time // no connection before
 	backoff time.Duration
@@ -33,15 +35,16 @@ const (
 	slack     = 0.005
 	// patience: measures over the limit before the level is cut.
 	patience = 2
-	// A host that refuses is left alone for so long, doubled from time to time.
-	firstBackOff = time.Second
-	lastBackOff  = 5 * time.Minute
+	// A host that refuses one user alone is left alone for longer and longer.
+	lastBackOff = 5 * time.Minute
+	// climbEvery is how often more is tried than what was refused before.
+	climbEvery = time.Minute
 	// resigned: after so long at the bottom what users wait for is not our doing.
 	resigned = 5 * time.Minute
 )
 
-func newThrottle(most int, random func() float64) *throttle {
-	return &throttle{most: most, random: random, level: float64(most)}
+func newThrottle(most int, first time.Duration, random func() float64) *throttle {
+	return &throttle{most: most, first: first, random: random, level: float64(most)}
 }
 
 // allowed is how many users may be worked on, and from when on connections may
@@ -50,20 +53,25 @@ func (t *throttle) allowed() (users int, from time.Time) {
 	return max(1, int(t.level)), t.until
 }
 
-// refused takes a refusal for want of room: the host said so, or hung up while
-// others were served. asked is how long it wants to be left alone, 0: it did not say.
-func (t *throttle) refused(now time.Time, asked time.Duration) {
+// refused takes a refusal for want of room while so many users were worked on: the
+// host said so, or hung up while others were served. asked is how long it wants to
+// be left alone, 0: it did not say.
+func (t *throttle) refused(now time.Time, working int, asked time.Duration) {
 	if now.Before(t.until) { // the same trouble, told by another connection
 		return
 	}
-	t.backoff = min(max(2*t.backoff, firstBackOff), lastBackOff)
+	if t.backoff = max(2*t.backoff, t.first); working > 1 {
+		t.backoff = t.first // fewer may be served at once
+	}
+	t.backoff = min(t.backoff, lastBackOff)
 	wait := t.backoff
 	if asked > 0 {
 		wait = min(asked, time.Hour)
 	}
 	// All workers heard it at once; they shall not come back at once.
 	t.until = now.Add(wait + time.Duration(t.random()*float64(wait)/2))
-	t.cut(now)
+	t.wall = max(1, float64(working-1))
+	t.down(now, min(t.level/2, t.wall))
 }
 
 // served takes a login that went well: the next refusal begins with a short wait.
@@ -77,7 +85,11 @@ func (t *throttle) cut(now time.Time) {
 	if now.Sub(t.changed) < cutPause && !t.changed.IsZero() {
 		return
 	}
-	if t.level = max(1, t.level/2); t.level == 1 && t.low.IsZero() {
+	t.down(now, t.level/2)
+}
+
+func (t *throttle) down(now time.Time, level float64) {
+	if t.level = max(1, level); t.level == 1 && t.low.IsZero() {
 		t.low = now
 	}
 	t.changed = now
@@ -117,8 +129,15 @@ func (t *throttle) users(now time.Time, p95 float64, working int) {
 
 // raise allows one user more after a quiet while.
 func (t *throttle) raise(now time.Time) {
-	if t.over > 0 || now.Before(t.until) || t.level >= float64(t.most) || now.Sub(t.changed) < raiseEvery {
+	every := raiseEvery
+	if t.wall > 0 && t.level >= t.wall {
+		every = climbEvery
+	}
+	if t.over > 0 || now.Before(t.until) || t.level >= float64(t.most) || now.Sub(t.changed) < every {
 		return
 	}
 	t.level, t.changed, t.low = min(float64(t.most), t.level+1), now, time.Time{}
+	if t.wall > 0 {
+		t.wall = max(t.wall, t.level)
+	}
 }

@@ -54,7 +54,7 @@ func TestThrottleFollowsTheUsers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			th := newThrottle(16, func() float64 { return 0 })
+			th := newThrottle(16, time.Second, func() float64 { return 0 })
 			for range 20 {
 				th.users(time.Unix(-100, 0), tt.p95(0, 0)/1000, 0)
 			}
@@ -67,7 +67,7 @@ func TestThrottleFollowsTheUsers(t *testing.T) {
 }
 
 func TestThrottleResignsToASlowStore(t *testing.T) {
-	th := newThrottle(8, func() float64 { return 0 })
+	th := newThrottle(8, time.Second, func() float64 { return 0 })
 	th.users(time.Unix(-10, 0), 0.05, 0)
 	levels := play(th, 1200, func(int, int) float64 { return 200 }) // a busy day began
 	if levels[60] != 1 || levels[1199] < 4 {
@@ -77,11 +77,11 @@ func TestThrottleResignsToASlowStore(t *testing.T) {
 
 func TestThrottleBacksOff(t *testing.T) {
 	now := time.Unix(1000, 0)
-	th := newThrottle(8, func() float64 { return 1 })
+	th := newThrottle(8, time.Second, func() float64 { return 1 })
 	var waits []string
 	for range 11 {
-		th.refused(now, 0)
-		th.refused(now, 0) // of the same moment
+		th.refused(now, 1, 0)
+		th.refused(now, 1, 0) // of the same moment
 		_, from := th.allowed()
 		waits = append(waits, from.Sub(now).String())
 		now = from
@@ -92,15 +92,35 @@ func TestThrottleBacksOff(t *testing.T) {
 	if users, _ := th.allowed(); users != 1 {
 		t.Errorf("%d users are allowed", users)
 	}
-	th.refused(now, 42*time.Second)
+	th.refused(now, 1, 42*time.Second)
 	if _, from := th.allowed(); from.Sub(now) != 63*time.Second {
 		t.Errorf("asked for 42 s, waits %v", from.Sub(now))
 	}
 	now = now.Add(time.Hour)
 	th.served(now)
-	th.refused(now, 0)
+	th.refused(now, 1, 0)
 	if _, from := th.allowed(); from.Sub(now) != 1500*time.Millisecond {
 		t.Errorf("after an hour of peace it waits %v", from.Sub(now))
+	}
+}
+
+// A wall that others stand at: the level goes below it at once, and climbs over it
+// only once a minute.
+func TestThrottleRemembersTheWall(t *testing.T) {
+	now := time.Unix(1000, 0)
+	th := newThrottle(16, time.Second, func() float64 { return 0 })
+	refusals := 0
+	for range 600 {
+		users, from := th.allowed()
+		if !now.Before(from) && users > 5 {
+			th.refused(now, users, 0)
+			refusals++
+		}
+		th.users(now, math.NaN(), users)
+		now = now.Add(time.Second)
+	}
+	if users, _ := th.allowed(); refusals > 12 || refusals < 5 || users < 3 {
+		t.Errorf("%d refusals in ten minutes, level %d", refusals, users)
 	}
 }
 
@@ -222,7 +242,7 @@ func TestUrgentGoesAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hs := newHosts(nil)
 		h := hs.of(&backend.Store{Name: "old", MaxConnections: 4}, "")
-		h.throttle.refused(time.Now(), time.Minute)
+		h.throttle.refused(time.Now(), 4, time.Minute)
 		v := &visitor{}
 		v.urgent.Store(true)
 		if _, err := hs.place(t.Context(), h, v, backend.IMAP); err != nil {
