@@ -125,6 +125,19 @@ func (b *Backends) eachHost(ctx context.Context, st *backend.Store, r ConnectReq
 	return last
 }
 
+// Where is the host that a connection for the route is made to now: the first of
+// the store's addresses that is not away, or the first where all are.
+func (b *Backends) Where(r backend.Route, p backend.Protocol) string {
+	st := storeFor(r)
+	hosts := hostsOf(&st, r.Host)
+	for _, host := range hosts {
+		if b.isUp(placeOf(&st, host, p)) {
+			return host
+		}
+	}
+	return hosts[0]
+}
+
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

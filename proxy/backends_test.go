@@ -158,7 +158,7 @@ func TestDeadBackendIsNotDialledByLogins(t *testing.T) {
 func TestAlternatesFailOverAndReturn(t *testing.T) {
 	st := oneStore()
 	st.Alternates = []string{"b", "c"}
-	inFarm(t, st, map[string]func(net.Conn){"b": mute, "c": wellStore, "other": wellStore}, func(f *farm, _ *Backends, login func(string) (BackendConn, error)) {
+	inFarm(t, st, map[string]func(net.Conn){"b": mute, "c": wellStore, "other": wellStore}, func(f *farm, b *Backends, login func(string) (BackendConn, error)) {
 		expect := func(host string) {
 			t.Helper()
 			c, err := login("192.0.2.1")
@@ -176,6 +176,9 @@ func TestAlternatesFailOverAndReturn(t *testing.T) {
 			t.Errorf("dialled %s", got)
 		}
 		f.set("a", wellStore)
+		if got := b.Where(backend.Route{Store: st, Host: "a"}, backend.IMAP); got != "b" {
+			t.Errorf("logins go to %s", got)
+		}
 		time.Sleep(probeEvery + time.Second)
 		expect("a")
 		for _, host := range []string{"a", "b", "c"} {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -82,7 +83,7 @@ func (b *Backends) observe(ctx context.Context, at place, st *backend.Store, cli
 	if h.down() {
 		return
 	}
-	if h.why = err.Error(); remote.Unreached(err) {
+	if h.why = reasonOf(err); remote.Unreached(err) {
 		h.misses++
 	} else if who := clientKey(client); !slices.Contains(h.clients, who) {
 		h.clients = append(h.clients, who)
@@ -91,7 +92,7 @@ func (b *Backends) observe(ctx context.Context, at place, st *backend.Store, cli
 		return
 	}
 	h.since = time.Now()
-	b.o.Logger.Warn("store is away: logins are refused for now, and it is looked after", "store", at.store, "host", at.host, "protocol", at.protocol, "error", err)
+	b.o.Logger.Warn("store is away: logins are refused for now, and it is looked after", "store", at.store, "host", at.host, "protocol", at.protocol, "error", h.why)
 	probed := *st
 	b.wg.Go(func() { b.probe(at, &probed) })
 }
@@ -100,6 +101,15 @@ func (b *Backends) observe(ctx context.Context, at place, st *backend.Store, cli
 // refusing somebody.
 func isFailure(err error) bool {
 	return err != nil && (remote.BeforeLogin(err) || backend.IsKind(err, backend.KindUnavailable) && remote.Stepped(err))
+}
+
+// reasonOf is what went wrong without where, which is known.
+func reasonOf(err error) string {
+	var step *remote.StepError
+	if errors.As(err, &step) {
+		return step.Error()
+	}
+	return err.Error()
 }
 
 // clientKey tells clients apart; deliveries count as one.
@@ -123,7 +133,7 @@ func (b *Backends) probe(at place, st *backend.Store) {
 		if err == nil {
 			delete(b.health, at)
 		} else if b.ctx.Err() == nil {
-			h.why = err.Error()
+			h.why = reasonOf(err)
 		}
 		b.mu.Unlock()
 		if err == nil {

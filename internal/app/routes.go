@@ -138,7 +138,7 @@ func (r *routes) ways(route *backend.Route) (ways []admin.Way) {
 			w.Address = "in process"
 		} else {
 			st := route.Store
-			w.Address = net.JoinHostPort(route.Host, strconv.Itoa(proxy.PortOf(*route, p)))
+			w.Address = net.JoinHostPort(r.host(route, p), strconv.Itoa(proxy.PortOf(*route, p)))
 			w.TLS, w.Login = string(st.TLSFor(p)), describeLogin(route)
 			if p == backend.LMTP {
 				w.Login = ""
@@ -166,10 +166,23 @@ func describeLogin(route *backend.Route) string {
 			sep = "*"
 		}
 		return route.User + sep + l.User + " (master)"
+	case l.Mode == backend.LoginProxyAuth:
+		return "admin " + l.User + ", who becomes " + route.User + " by PROXYAUTH; POP3 and ManageSieve with the client's password"
+	case l.Mode == backend.LoginOAuth:
+		return "user " + route.User + " with a token of ours (OAuth)"
 	case l.Mode == backend.LoginUser, l.Mode == "":
 		return "user " + route.User + " with the client's password"
 	}
 	return string(l.Mode)
+}
+
+// host is where logins of p go now: at a store with several addresses the first
+// that is not away.
+func (r *routes) host(route *backend.Route, p backend.Protocol) string {
+	if r.backends == nil {
+		return route.Host
+	}
+	return r.backends.Where(*route, p)
 }
 
 // troubles says which services of a store have failed since they last worked.
