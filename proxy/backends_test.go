@@ -145,13 +145,29 @@ func TestDeadBackendIsNotDialledByLogins(t *testing.T) {
 		if got := strings.Count(f.dialled(), "a"); got < 8 || got > 10 {
 			t.Errorf("%d probes", got)
 		}
+		time.Sleep(2 * time.Minute)
 		f.set("a", wellStore)
-		time.Sleep(probeEvery + time.Second)
+		time.Sleep(probeLater + time.Second)
 		c, err := login("192.0.2.1")
 		if err != nil || len(b.Troubles()) != 0 {
 			t.Fatalf("it has not returned: %v, %+v", err, b.Troubles())
 		}
 		c.Close()
+	})
+}
+
+// TestForgottenBackendIsNotProbed: what nobody asks for any more costs nothing.
+func TestForgottenBackendIsNotProbed(t *testing.T) {
+	inFarm(t, oneStore(), map[string]func(net.Conn){}, func(f *farm, b *Backends, login func(string) (BackendConn, error)) {
+		if _, err := login("192.0.2.1"); err == nil {
+			t.Fatal("logged in nowhere")
+		}
+		time.Sleep(forgetIn + time.Minute)
+		f.dialled()
+		time.Sleep(time.Hour)
+		if got := f.dialled(); got != "" || len(b.Troubles()) > 0 {
+			t.Errorf("dialled %s, troubles %+v", got, b.Troubles())
+		}
 	})
 }
 

@@ -33,6 +33,7 @@ type health struct {
 	clients []string  // whose logins failed behind the dial, each once
 	since   time.Time // it is away; zero: it is not, yet
 	why     string
+	asked   time.Time // by a login, last, while it is away
 }
 
 func (h *health) down() bool { return !h.since.IsZero() }
@@ -45,14 +46,20 @@ const (
 	maxMisses  = 2
 	maxClients = 3
 	probeEvery = 2 * time.Second
-	maxPlaces  = 10_000 // in trouble at a time; more are tried by each login
+	probeLater = 10 * time.Second // after a minute
+	forgetIn   = 10 * time.Minute // nobody has asked for it
+	maxPlaces  = 10_000           // in trouble at a time; more are tried by each login
 )
 
 func (b *Backends) isUp(at place) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.health[at]
-	return h == nil || !h.down()
+	if h == nil || !h.down() {
+		return true
+	}
+	h.asked = time.Now()
+	return false
 }
 
 func (b *Backends) allAway(st *backend.Store, hosts []string, p backend.Protocol) bool {
@@ -92,6 +99,7 @@ func (b *Backends) observe(ctx context.Context, at place, st *backend.Store, cli
 		return
 	}
 	h.since = time.Now()
+	h.asked = h.since
 	b.o.Logger.Warn("store is away: logins are refused for now, and it is looked after", "store", at.store, "host", at.host, "protocol", at.protocol, "error", h.why)
 	probed := *st
 	b.wg.Go(func() { b.probe(at, &probed) })
@@ -124,20 +132,28 @@ func clientKey(a net.Addr) string {
 	return host
 }
 
-// probe looks after a place until it greets as it should.
+// probe looks after a place until it greets as it should, or nobody has asked
+// for it for long.
 func (b *Backends) probe(at place, st *backend.Store) {
-	for pause(b.ctx, probeEvery) {
+	begin, every := time.Now(), probeEvery
+	for pause(b.ctx, every) {
+		if time.Since(begin) > time.Minute {
+			every = probeLater
+		}
 		err := remote.Probe(b.ctx, remote.Target{Store: st, Host: at.host, Dial: b.o.Dial}, at.protocol)
 		b.mu.Lock()
 		h := b.health[at]
-		if err == nil {
+		forgotten := time.Since(h.asked) > forgetIn
+		if err == nil || forgotten {
 			delete(b.health, at)
 		} else if b.ctx.Err() == nil {
 			h.why = reasonOf(err)
 		}
 		b.mu.Unlock()
 		if err == nil {
-			b.o.Logger.Info("store is back", "store", at.store, "host", at.host, "protocol", at.protocol, "after", time.Since(h.since).Round(time.Millisecond))
+			b.o.Logger.Info("store is back", "store", at.store, "host", at.host, "protocol", at.protocol, "after", time.Since(begin).Round(time.Millisecond))
+		}
+		if err == nil || forgotten {
 			return
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"mailferry/backend"
+	"mailferry/internal/line"
 	"mailferry/internal/mailtest"
 )
 
@@ -711,4 +713,48 @@ func (endless) Read(p []byte) (int, error) {
 		p[i] = 'x'
 	}
 	return len(p), nil
+}
+
+// addressed is a connection from an address of our choice.
+type addressed struct {
+	net.Conn
+	from net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.from }
+
+// TestSilentHandshakes: a client that says nothing where TLS, or a balancer's
+// header, is to begin is sent away in time.
+func TestSilentHandshakes(t *testing.T) {
+	cfg := mailtest.NewCA(t).ServerConfig(t)
+	balancer := netip.MustParsePrefix("192.0.2.0/24")
+	for name, tt := range map[string]struct {
+		implicit bool
+		from     string
+		say      string
+		after    time.Duration
+	}{
+		"implicit TLS": {true, "198.51.100.1", "", 10 * time.Second}, "a slow hello": {true, "198.51.100.1", "\x16\x03\x01", 10 * time.Second},
+		"STARTTLS": {false, "198.51.100.1", "a STARTTLS\r\n", 10 * time.Second}, "a balancer": {false, "192.0.2.1", "", headerLimit}, "a slow header": {true, "192.0.2.1", "PROX", headerLimit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(o *Options) { o.TLS, o.Balancers = cfg, []netip.Prefix{balancer} }, func(w *world) {
+				begin := time.Now()
+				here, there := line.Pipe()
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					w.p.handle(addressed{there, &net.TCPAddr{IP: net.ParseIP(tt.from), Port: 1}}, &imap, tt.implicit)
+				}()
+				if _, err := here.Write([]byte(tt.say)); err != nil {
+					t.Fatal(err)
+				}
+				<-done
+				if took := time.Since(begin); took != tt.after {
+					t.Errorf("after %s", took)
+				}
+				here.Close()
+			})
+		})
+	}
 }
