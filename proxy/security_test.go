@@ -744,7 +744,7 @@ func TestSilentHandshakes(t *testing.T) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					w.p.handle(addressed{there, &net.TCPAddr{IP: net.ParseIP(tt.from), Port: 1}}, &imap, tt.implicit)
+					w.p.handle(addressed{there, &net.TCPAddr{IP: net.ParseIP(tt.from), Port: 1}}, &imap, tt.implicit, func() {})
 				}()
 				if _, err := here.Write([]byte(tt.say)); err != nil {
 					t.Fatal(err)
