@@ -25,7 +25,7 @@ test: peers ## install the real peers that tests need, then vet and test everyth
 	[ -z "$$plain" ] || { echo "$(GOTEST) ..." && $(GOTEST) $$plain; } || failed=1; \
 	exit $$failed
 
-peers: ## install slapd, Samba, Dovecot, Cyrus, Courier, mail clients and the corpus; nothing is started
+peers: ## install slapd, Samba, Dovecot, Cyrus, Courier, pebble, mail clients and the corpus; nothing is started
 	bench/peers/install.sh
 
 check: ## gofmt, vet, staticcheck, and that go.mod is true

@@ -3,7 +3,7 @@
 # root. Nothing is started, nothing that is there is changed; a second call
 # finds everything in place and is done at once.
 #
-#   install.sh [PART...]   slapd samba dovecot perdition clients imapflow cyrus courier corpus (default: all these)
+#   install.sh [PART...]   slapd samba dovecot perdition clients imapflow cyrus courier pebble scan corpus (default: all these)
 #   install.sh nginx       for the bench only
 #   install.sh versions    print what is there
 #
@@ -42,6 +42,17 @@ install_imapflow() {
 		die "cannot fetch ImapFlow"
 }
 imapflow_version() { sed -n 's/^ *"version": "\(.*\)",*$/\1/p' "$PEERS_CACHE/imapflow/node_modules/imapflow/package.json" 2>/dev/null; }
+# scan: what judges TLS, and the server that it is compared with.
+install_scan() { packages nmap nginx libnginx-mod-mail; }
+# pebble: a certificate authority for tests, and a DNS server for it, built at
+# the versions that pebble/go.mod pins.
+install_pebble() {
+	local to=$PEERS_CACHE/pebble
+	! cmp -s "$here/pebble/go.sum" "$to/go.sum" || return 0
+	mkdir -p "$to" || die "cannot write $to"
+	say "building pebble"
+	(cd "$here/pebble" && GOWORK=off GOFLAGS=-mod=readonly retry 3 go build -o "$to/" tool && cp go.sum "$to/go.sum") || die "cannot build pebble"
+}
 
 # corpus: 6,000 public messages, one JSON file each with the field "text".
 install_corpus() {
@@ -77,6 +88,8 @@ versions() {
 	version dovecot dovecot --version
 	version perdition perdition --help
 	version cyrus "$here/cyrus.sh" version
+	version pebble "$PEERS_CACHE/pebble/pebble" -version
+	version nmap nmap --version
 	version courier "$here/courier.sh" version
 	version mbsync mbsync --version
 	version offlineimap offlineimap --version
@@ -93,11 +106,11 @@ versions() {
 	printf '%-13s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
 }
 
-[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients imapflow cyrus courier corpus versions
+[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients imapflow cyrus courier pebble scan corpus versions
 one_at_a_time
 for part in "$@"; do
 	case $part in
-	slapd | samba | dovecot | perdition | clients | imapflow | cyrus | courier | corpus | nginx) "install_$part" ;;
+	slapd | samba | dovecot | perdition | clients | imapflow | cyrus | courier | pebble | scan | corpus | nginx) "install_$part" ;;
 	versions) versions ;;
 	*) die "unknown part $part" ;;
 	esac

@@ -120,7 +120,7 @@ func New(ctx context.Context, o Options) (_ *App, err error) {
 		name string
 		fn   func(context.Context) error
 	}{
-		{"data directory", a.openData}, {"certificates", a.loadCertificates}, {"listeners", a.bind},
+		{"data directory", a.openData}, {"certificates", a.loadCertificates}, {"ACME", a.openACME}, {"listeners", a.bind},
 		{"engine", a.openEngine}, {"store", a.openStore}, {"stores", a.openStores}, {"directories", a.openDirectories},
 		{"placements", a.openPlacements}, {"mail", a.buildMail}, {"migration", a.buildMigration},
 		{"admin", a.buildAdmin},

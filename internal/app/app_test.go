@@ -19,7 +19,12 @@ import (
 	"mailferry/internal/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// certmagic's locks end some seconds late, and its rate limiters, one for each
+// account, never.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"),
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.(*RingBufferRateLimiter).loop"))
+}
 
 // anyPort has a node listen where there is room.
 const anyPort = `listen: {imap: ["127.0.0.1:0"], imaps: ["127.0.0.1:0"], lmtp: ["127.0.0.1:0"], submission: ["127.0.0.1:0"],

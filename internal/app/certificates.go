@@ -24,6 +24,7 @@ import (
 // connections are served.
 type certificates struct {
 	current atomic.Pointer[[]tls.Certificate]
+	acme    atomic.Pointer[acmeManager] // nil: none
 }
 
 // load reads the files, or the generated pair in dir when none are configured.
@@ -53,8 +54,14 @@ func (c *certificates) load(files []config.Certificate, dir string, now time.Tim
 	return nil
 }
 
-// get chooses by the name that the client asks for; the first one serves the rest.
+// get chooses by the name that the client asks for: a certificate from an
+// authority before those in files, of which the first serves the rest.
 func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if m := c.acme.Load(); m != nil {
+		if cert := m.get(hello); cert != nil {
+			return cert, nil
+		}
+	}
 	certs := *c.current.Load()
 	for i := range certs {
 		if hello.SupportsCertificate(&certs[i]) == nil {

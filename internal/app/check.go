@@ -22,6 +22,9 @@ func Check(c *config.Config) error {
 			errs = append(errs, fmt.Errorf("certificate %s: %w", f.Cert, err))
 		}
 	}
+	if _, err := acmeRoots(c.TLS.ACME); err != nil {
+		errs = append(errs, err)
+	}
 	if err := new(adminCerts).load(&c.Admin); err != nil {
 		errs = append(errs, err)
 	}

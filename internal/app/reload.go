@@ -44,12 +44,16 @@ func (a *App) reloadRest(next *config.Config) error {
 	if err := a.reloadClients(&next.TLS); err != nil {
 		return joinErrors(err, dirs.close())
 	}
+	if _, err := acmeRoots(next.TLS.ACME); err != nil {
+		return joinErrors(err, dirs.close())
+	}
 	if err := a.admins.load(&next.Admin); err != nil {
 		return joinErrors(err, dirs.close())
 	}
 	if err := a.certs.load(next.TLS.Certificates, a.path(dirTLS), a.o.Now()); err != nil {
 		return joinErrors(err, dirs.close())
 	}
+	a.reloadACME(next.TLS.ACME)
 	if err := a.dirs.exchange(dirs); err != nil {
 		a.log.Warn("old directories", "error", err)
 	}

@@ -69,6 +69,7 @@ type Listen struct {
 // TLS holds certificates and the rule for clients without TLS.
 type TLS struct {
 	Certificates   []Certificate  `mapstructure:"certificates" doc:"Certificates to serve, chosen by the name that the client asks for; the first one serves the rest. Read again at each reload. Without any, a self-signed one is made at first start and kept in the data directory."`
+	ACME           *ACME          `mapstructure:"acme" doc:"Have certificates made and renewed by an authority. They serve clients that ask for their names, before those of certificates; until they are there, these or the self-signed one do."`
 	CleartextLogin CleartextLogin `mapstructure:"cleartext_login" doc:"Who may log in without TLS: loopback, never or always." default:"loopback"`
 	ClientCA       string         `mapstructure:"client_ca" doc:"PEM file of the authorities that sign users' certificates. With one, clients may log in by SASL EXTERNAL, at stores with delegated login. Read again at each reload."`
 	ClientUser     string         `mapstructure:"client_user" doc:"Where a certificate names the user: email (the only mail address among its alternative names) or cn (the common name of its subject)." default:"email"`
@@ -79,6 +80,17 @@ type Tokens struct {
 	Claim         string `mapstructure:"claim" doc:"The claim of a token that names the user when the client names none, such as email or preferred_username. It chooses the store, which checks the token for that user. Default: such logins are refused."`
 	Scope         string `mapstructure:"scope" doc:"The scope that clients are told to ask for when a token is refused."`
 	Configuration string `mapstructure:"configuration" doc:"URL of the issuer's OpenID configuration, told at the same time."`
+}
+
+// ACME says how certificates are obtained from an authority.
+type ACME struct {
+	Names     []string `mapstructure:"names" doc:"Names to have certificates for; each must lead to this node." required:"true"`
+	Email     string   `mapstructure:"email" doc:"Where the authority may write to."`
+	Directory string   `mapstructure:"directory" doc:"The authority's directory (RFC 8555). The default is Let's Encrypt, whose terms of use you agree to by naming it." default:"https://acme-v02.api.letsencrypt.org/directory"`
+	CA        string   `mapstructure:"ca" doc:"PEM file of the authorities that may have signed the certificate of the directory itself. Default: those of the system."`
+	Listen    string   `mapstructure:"listen" doc:"Address to answer challenges at, while one runs. Default: every one of this machine."`
+	HTTPPort  int      `mapstructure:"http_port" doc:"Port for the challenge by HTTP, which the authority asks at port 80; 0: none." default:"80"`
+	TLSPort   int      `mapstructure:"tls_port" doc:"Port for the challenge by TLS (RFC 8737), which the authority asks at port 443; 0: none." default:"443"`
 }
 
 // Certificate names the files of one certificate.

@@ -51,6 +51,9 @@ func besideFile(c *Config, r *report) {
 		paths = append(paths, &c.TLS.Certificates[i].Cert, &c.TLS.Certificates[i].Key)
 	}
 	paths = append(paths, &c.TLS.ClientCA, &c.Admin.ClientCA)
+	if c.TLS.ACME != nil {
+		paths = append(paths, &c.TLS.ACME.CA)
+	}
 	for i := range c.Log.Outputs {
 		paths = append(paths, &c.Log.Outputs[i].Path)
 	}

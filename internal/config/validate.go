@@ -59,6 +59,7 @@ func validate(c *Config, r *report) {
 	oneOf(r, "migrate.pop3", c.Migrate.POP3, []string{"auto", "always", "never"})
 	oneOf(r, "log.level", c.Log.Level, []string{"debug", "info", "warn", "error"})
 	checkLog(&c.Log, r)
+	checkACME(c.TLS.ACME, r)
 	checkNumbers(c, r)
 	for i, n := range c.Balancers {
 		if _, err := netip.ParsePrefix(n); err != nil {
@@ -329,4 +330,26 @@ func words[T ~string](list []T) string {
 		b.WriteString(string(w))
 	}
 	return b.String()
+}
+
+func checkACME(a *ACME, r *report) {
+	if a == nil {
+		return
+	}
+	for i, n := range a.Names {
+		if strings.ContainsAny(n, "*/: ") || !strings.Contains(n, ".") {
+			r.add(fmt.Sprintf("tls.acme.names[%d]", i), "%q is not the name of a host; wildcards cannot be had by these challenges", n)
+		}
+	}
+	if u, err := url.Parse(a.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+		r.add("tls.acme.directory", "%q is not an address: write https://host/directory", a.Directory)
+	}
+	if a.HTTPPort == 0 && a.TLSPort == 0 {
+		r.add("tls.acme", "http_port and tls_port cannot both be 0: no challenge is left")
+	}
+	for key, n := range map[string]int{"http_port": a.HTTPPort, "tls_port": a.TLSPort} {
+		if n < 0 || n > 65535 {
+			r.add("tls.acme."+key, "%d is not a port", n)
+		}
+	}
 }

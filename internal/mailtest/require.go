@@ -36,6 +36,11 @@ func missing(name string) string {
 			return "no Cyrus in " + CyrusRoot()
 		}
 		return needsRoot()
+	case "pebble":
+		if _, err := os.Stat(filepath.Join(cacheDir(), "pebble", "go.sum")); err != nil {
+			return "no pebble in " + cacheDir()
+		}
+		return ""
 	case "courier":
 		return courierMissing()
 	case "imapflow":
