@@ -10,7 +10,7 @@ import (
 	"mailferry/backend"
 )
 
-func newChain(t *testing.T, o ChainOptions) *Chain {
+func newChain(t testing.TB, o ChainOptions) *Chain {
 	t.Helper()
 	c, err := NewChain(o)
 	if err != nil {
@@ -142,7 +142,7 @@ func TestChainSingleflight(t *testing.T) {
 		d.answer = make(chan struct{})
 		c := newChain(t, ChainOptions{Directories: []backend.Directory{d}})
 		var wg sync.WaitGroup
-		for range 1000 {
+		for range 10_000 {
 			wg.Go(func() {
 				if e, err := c.Lookup(t.Context(), "anna"); err != nil || e.User != "anna" {
 					t.Errorf("%+v, %v", e, err)
