@@ -11,7 +11,7 @@ func TestHostileInput(t *testing.T) {
 	w := newWorld(t, func(o *imapd.Options) { o.Limits.AppendSize = 1000 })
 	t.Run("line before the login", func(t *testing.T) {
 		c := w.dial(imapd.ConnInfo{Trusted: true})
-		c.raw("a LOGIN " + strings.Repeat("x", 9000) + " y\r\nb NOOP\r\n")
+		c.raw("a LOGIN " + strings.Repeat("x", 13000) + " y\r\nb NOOP\r\n")
 		c.expect(`^\* BAD \[TOOBIG\]`)
 		c.expect(`^b OK`)
 	})
