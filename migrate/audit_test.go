@@ -29,7 +29,7 @@ func serveOwn(t testing.TB) *served {
 	t.Helper()
 	s := &served{store: ownStore(t)}
 	var err error
-	s.server, err = imapd.New(imapd.Options{Store: s.store,
+	s.server, err = imapd.New(imapd.Options{Store: s.store, ClearLogin: true,
 		Authenticate: func(_ context.Context, name string, _ backend.Secret) (string, error) { return name, nil }})
 	if err != nil {
 		t.Fatal(err)

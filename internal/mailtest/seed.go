@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -111,4 +112,18 @@ func (j *Judge) run(t testing.TB, args ...string) string {
 		t.Fatalf("mailseed %s: %v\n%s%s", args[0], err, stderr.String(), stdout.String())
 	}
 	return stdout.String()
+}
+
+// Mutate changes loaded mailboxes as users do between two passes: flags,
+// expunges, moves, a renamed and a deleted mailbox, new mail. An INBOX has to
+// hold 100 messages.
+func (j *Judge) Mutate(t testing.TB, s Server, users string) {
+	t.Helper()
+	j.run(t, append([]string{"mutate", "-corpus", CorpusDir(t), "-users", users}, s.flags()...)...)
+}
+
+// Inject delivers n messages to INBOX and flags the first three.
+func (j *Judge) Inject(t testing.TB, s Server, users, label string, n int) {
+	t.Helper()
+	j.run(t, append([]string{"inject", "-users", users, "-label", label, "-messages", strconv.Itoa(n)}, s.flags()...)...)
 }

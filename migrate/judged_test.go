@@ -1,0 +1,137 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"strconv"
+	"testing"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+	"mailferry/internal/mailtest"
+)
+
+// exactness is what the judge says of a copy that keeps identities.
+type exactness struct {
+	counts
+	UID          struct{ Same, Differ int }
+	UIDValidity  struct{ Same, Differ int }
+	UIDNext      struct{ Same, Higher, Lower int }
+	ModSeq       struct{ Lower int } `json:"highestmodseq"`
+	Folders      struct{ Missing, Extra int }
+	Subscription struct{ Missing, Extra int } `json:"subscriptions"`
+	SpecialUse   struct{ Missing int }        `json:"special_use"`
+}
+
+func (e *exactness) same() bool {
+	return e.counts.exact() && e.UID.Differ+e.UIDValidity.Differ+e.UIDNext.Higher+e.UIDNext.Lower+e.ModSeq.Lower == 0 &&
+		e.Folders.Missing+e.Folders.Extra+e.Subscription.Missing+e.Subscription.Extra+e.SpecialUse.Missing == 0
+}
+
+// TestJudgedCopies: ordinary, odd and torturing mailboxes of every kind of old
+// store, and those that changed or were interrupted on the way, are the same
+// in our store, says a judge that shares no code with us.
+func TestJudgedCopies(t *testing.T) {
+	dovecot := func(format string) func(t *testing.T) *peer {
+		return func(t *testing.T) *peer { return dovecotPeer(t, "old", mailtest.DovecotOptions{Format: format}) }
+	}
+	for _, k := range []struct {
+		name string
+		old  func(t *testing.T) *peer
+	}{
+		{"maildir", dovecot("maildir")}, {"sdbox", dovecot("sdbox")}, {"mdbox", dovecot("mdbox")},
+		{"cyrus", func(t *testing.T) *peer {
+			return cyrusPeer(t, "old", mailtest.CyrusOptions{}, "std", "odd", "tor", "delta", "live", "crash")
+		}},
+	} {
+		t.Run(k.name, func(t *testing.T) { judgeCopies(t, k.old(t)) })
+	}
+}
+
+func judgeCopies(t *testing.T, old *peer) {
+	own := serveOwn(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = own.server.Serve(l) }()
+	here := mailtest.Server{Addr: l.Addr().String(), Password: "x"}
+	j := mailtest.NewJudge(t)
+	open := func(user string) *account {
+		return newAccount(user, func(ctx context.Context) (*remote.Client, error) {
+			return dialIMAP(ctx, remote.Target{Store: old.store, User: user})
+		}, own.store.Importer())
+	}
+	pass := func(t *testing.T, a *account) {
+		t.Helper()
+		synced(t, a)
+	}
+	for _, c := range []struct {
+		user, profile, messages string
+		change                  func(t *testing.T) // between two passes of two processes
+	}{
+		{"std", "standard", "60", nil},
+		{"odd", "oddmail", "60", nil},
+		{"tor", "torture", "60", nil},
+		{"delta", "standard", "260", func(t *testing.T) { j.Mutate(t, old.judge, "delta") }},
+		{"live", "standard", "60", func(t *testing.T) { j.Inject(t, old.judge, "live", "late", 5) }},
+	} {
+		t.Run(c.user, func(t *testing.T) {
+			manifest := j.Load(t, old.judge, c.user, "-profile", c.profile, "-messages", c.messages, "-big", "0")
+			a := open(c.user)
+			pass(t, a)
+			if c.change != nil {
+				a.close()
+				c.change(t)
+				manifest = j.Snapshot(t, old.judge, c.user)
+				a = open(c.user)
+				pass(t, a)
+			}
+			defer a.close()
+			judgeActivated(t, j, a, manifest, here)
+		})
+	}
+	t.Run("crash", func(t *testing.T) {
+		manifest := j.Load(t, old.judge, "crash", "-messages", "150", "-big", "0")
+		rnd := mailtest.Rand(t)
+		for range 5 { // the line breaks at a random octet, and the process with it
+			relay := mailtest.NewRelay(t, net.JoinHostPort(old.store.Address, strconv.Itoa(old.store.Ports[backend.IMAP])))
+			store := storeAt(t, old.store.Type, relay.Addr, old.store.Login)
+			relay.CutAfter(mailtest.ToClient, 2000+rnd.Int64N(400_000))
+			a := newAccount("crash", func(ctx context.Context) (*remote.Client, error) {
+				return dialIMAP(ctx, remote.Target{Store: store, User: "crash"})
+			}, own.store.Importer())
+			_, _ = a.sync(t.Context()) // it may have been through before
+			a.close()
+			relay.CutAll()
+		}
+		a := open("crash")
+		defer a.close()
+		pass(t, a)
+		judgeActivated(t, j, a, manifest, here)
+	})
+}
+
+// judgeActivated compares both sides in our way, opens the user and asks the judge.
+func judgeActivated(t *testing.T, j *mailtest.Judge, a *account, manifest string, here mailtest.Server) {
+	t.Helper()
+	ctx := t.Context()
+	if err := a.sumAhead(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.compare(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.imp.Activate(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	v := j.Verify(t, manifest, here, a.user)
+	var e exactness
+	if err := json.Unmarshal(v.All, &e); err != nil {
+		t.Fatal(err)
+	}
+	if !e.same() {
+		t.Errorf("%s: %+v\n%s\n%s", a.user, e, exceptionsOf(a), v.All)
+	}
+}
