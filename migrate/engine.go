@@ -235,6 +235,8 @@ func (e *Engine) Resume(ctx context.Context) error {
 // the process died come first and beside that number: they wait for it.
 func (e *Engine) work(ctx context.Context, b *batch) {
 	defer b.end(e.log)
+	hot := newFollowers(ctx)
+	defer hot.close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, u := range b.heldUsers() {
@@ -250,9 +252,13 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 				if !ok {
 					return
 				}
+				hot.cool(u)
 				d := e.driver(b, u, flip)
 				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped || m.State == Ready && !b.mayFlip() })
 				if d.move.State != Flipped {
+					if d.move.State == Ready && !d.move.Done() && !b.pausing(false) && ctx.Err() == nil {
+						hot.keep(d) // before anybody can take the user again
+					}
 					b.finished(u)
 					continue
 				}

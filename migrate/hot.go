@@ -1,0 +1,173 @@
+package migrate
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+const (
+	// hotMost bounds the users of a batch whose copies are kept hot.
+	hotMost = 32
+	// hotPoll is how often everything is looked at, whatever the store reports:
+	// a store without NOTIFY reports on INBOX only.
+	hotPoll = time.Minute
+)
+
+// stayHot follows the source as it reports changes, until ctx ends or an error:
+// new mail is in the copy at once, and the last delta is small. poll bounds the
+// time that a change stays unseen of which the store does not report.
+func (a *account) stayHot(ctx context.Context, poll time.Duration) error {
+	for {
+		p, err := a.sync(ctx)
+		if err == nil {
+			err = p.err()
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.await(ctx, poll); err != nil {
+			return err
+		}
+	}
+}
+
+// await returns when the source reports a change, has changed since the last
+// pass, or poll has passed.
+func (a *account) await(ctx context.Context, poll time.Duration) error {
+	c, err := a.connected(ctx)
+	if err != nil {
+		return err
+	}
+	seen, err := c.Notify(ctx)
+	switch {
+	case err == nil:
+		if !a.stale(seen) {
+			_, err = c.Idle(ctx, poll)
+		}
+		if err == nil {
+			err = c.NotifyNone(ctx)
+		}
+	case backend.IsKind(err, backend.KindInvalid):
+		err = a.awaitInbox(ctx, c, poll)
+	}
+	if err != nil {
+		a.drop()
+	}
+	return err
+}
+
+// awaitInbox hears of one mailbox.
+func (a *account) awaitInbox(ctx context.Context, c *remote.Client, poll time.Duration) error {
+	b := a.boxes[backend.Inbox]
+	if b == nil || !c.Has("IDLE") {
+		t := time.NewTimer(poll)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	sel, err := c.Examine(ctx, b.raw, remote.SelectOptions{})
+	if err != nil {
+		return err
+	}
+	if sel.UIDValidity != b.validity || sel.Exists != b.total() || sel.HighestModSeq != b.modseq {
+		return nil
+	}
+	_, err = c.Idle(ctx, poll)
+	return err
+}
+
+// stale reports whether a mailbox's status is not that of the last pass.
+func (a *account) stale(seen map[string]*remote.Status) bool {
+	for _, b := range a.boxes {
+		s := seen[b.raw]
+		if b.hollow || s == nil {
+			continue
+		}
+		if s.Messages != b.total() || s.UIDNext != 0 && s.UIDNext != b.next || s.HighestModSeq != 0 && s.HighestModSeq != b.modseq {
+			return true
+		}
+	}
+	return false
+}
+
+// followers keep the copies of users hot who wait for their flip.
+type followers struct {
+	ctx context.Context
+	end context.CancelFunc
+	wg  sync.WaitGroup
+
+	mu  sync.Mutex
+	run map[string]*follower // guarded by mu
+}
+
+type follower struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func newFollowers(ctx context.Context) *followers {
+	f := &followers{run: make(map[string]*follower)}
+	f.ctx, f.end = context.WithCancel(ctx)
+	return f
+}
+
+// keep follows d's user, who was copied, until cool or close; within what the
+// source may get of connections. The driver is the follower's from here on.
+func (f *followers) keep(d *driver) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.run[d.user] != nil || len(f.run) >= hotMost || d.route.from == nil || f.ctx.Err() != nil {
+		return
+	}
+	release, ok := d.another()
+	if !ok {
+		return
+	}
+	ctx, stop := context.WithCancel(f.ctx)
+	w := &follower{stop: stop, done: make(chan struct{})}
+	f.run[d.user] = w
+	f.wg.Go(func() {
+		defer close(w.done)
+		defer release()
+		defer d.acct.close()
+		d.log.Info("the copy is kept hot")
+		for wait := d.e.timing.BackOff; ctx.Err() == nil; wait = min(2*wait, 64*d.e.timing.BackOff) {
+			if err := d.acct.stayHot(ctx, hotPoll); err != nil && ctx.Err() == nil {
+				d.log.Info("a hot copy has to wait", "error", err)
+			}
+			t := time.NewTimer(wait)
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+			}
+			t.Stop()
+		}
+	})
+}
+
+// cool ends following a user and waits for it, before anybody else touches the
+// copy.
+func (f *followers) cool(user string) {
+	f.mu.Lock()
+	w := f.run[user]
+	delete(f.run, user)
+	f.mu.Unlock()
+	if w != nil {
+		w.stop()
+		<-w.done
+	}
+}
+
+// close ends all of them.
+func (f *followers) close() {
+	f.end()
+	f.wg.Wait()
+}
