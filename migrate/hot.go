@@ -140,7 +140,7 @@ func (f *followers) keep(d *driver) {
 		defer d.acct.close()
 		d.log.Info("the copy is kept hot")
 		for wait := d.e.timing.BackOff; ctx.Err() == nil; wait = min(2*wait, 64*d.e.timing.BackOff) {
-			if err := d.acct.stayHot(ctx, hotPoll); err != nil && ctx.Err() == nil {
+			if err := d.acct.stayHot(ctx, hotPoll); ctx.Err() == nil {
 				d.log.Info("a hot copy has to wait", "error", err)
 			}
 			t := time.NewTimer(wait)
