@@ -34,6 +34,7 @@ type driver struct {
 	left     bool    // the account does not count among the source's connections any more
 	visitor  visitor // at the host of the old store
 	guest    visitor // at that of a foreign new one
+	crew     *crew   // nil: nobody's
 	owed     bool    // a second look at what was copied
 	hold     *hold
 	pause    *Pause
@@ -262,6 +263,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	if p != nil && p.Changed > 0 {
 		d.owed = true
 	}
+	d.widen()
 	if err == nil && d.b.spec.CopyOnly {
 		if d.owed { // of what an earlier run copied, a move takes a second look
 			err := d.secondLook(ctx)

@@ -245,7 +245,8 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 			b.requeue(u)
 		})
 	}
-	for range b.parallel(e.opt.Stores) {
+	crew := &crew{}
+	crew.hire = func() {
 		wg.Go(func() {
 			for {
 				u, flip, ok := b.next(ctx)
@@ -254,6 +255,7 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 				}
 				hot.cool(u)
 				d := e.driver(b, u, flip)
+				d.crew = crew
 				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped || m.State == Ready && !b.mayFlip() })
 				if d.move.State != Flipped {
 					if d.move.State == Ready && !d.move.Done() && !b.pausing(false) && ctx.Err() == nil {
@@ -269,6 +271,7 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 			}
 		})
 	}
+	crew.grow(b.parallel(e.opt.Stores))
 }
 
 func (e *Engine) driver(b *batch, user string, flip bool) *driver {

@@ -124,6 +124,16 @@ func BenchmarkDistance(b *testing.B) {
 		c.Cmd("UID COPY 1:* INBOX")
 		c.Cmd("NOOP")
 	}
+	for _, delay := range []string{"0", "20ms"} {
+		b.Run("drain/"+delay, func(b *testing.B) {
+			s := at("big")
+			s.store = storeAt(b, backend.StoreDovecot, relayed(b, seed, d.IMAP, delay), backend.Login{Mode: backend.LoginMaster, User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)})
+			for b.Loop() {
+				drain(b, s)
+			}
+			b.ReportMetric(20000*float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+		})
+	}
 	for _, user := range []string{"big", "folders"} {
 		for _, delay := range []string{"0", "20ms"} {
 			b.Run(user+"/"+delay, func(b *testing.B) {
@@ -143,6 +153,48 @@ func BenchmarkDistance(b *testing.B) {
 				b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "msg/s")
 			})
 		}
+	}
+}
+
+// BenchmarkFarUsers copies 24 small mailboxes, four at a time when the store is
+// near, and as many as the engine makes of that when it is 40 ms away.
+func BenchmarkFarUsers(b *testing.B) {
+	d := mailtest.StartDovecot(b, mailtest.DovecotOptions{})
+	seed := filepath.Join(b.TempDir(), "mailseed")
+	if out, err := exec.Command("go", "build", "-o", seed, "mailferry/bench/mailseed").CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	login := backend.Login{Mode: backend.LoginMaster, User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)}
+	var users []string
+	for i := range 24 {
+		user := fmt.Sprintf("far%02d", i)
+		users = append(users, user)
+		(&source{addr: d.IMAP, user: user, password: d.Password, sep: d.Separator, prefix: d.Prefix}).manyFolders(b, 10, 40)
+	}
+	for _, delay := range []string{"0", "20ms"} {
+		b.Run(delay, func(b *testing.B) {
+			store := storeAt(b, backend.StoreDovecot, relayed(b, seed, d.IMAP, delay), login)
+			store.MaxConnections = 20
+			for b.Loop() {
+				e, err := New(Options{Dir: b.TempDir(), Importer: ownStore(b).Importer(), Placements: newFakePlacements(),
+					Stores: map[string]*backend.Store{"old": store, "home": {Name: "home", Type: backend.StoreLocal}},
+					Lookup: func(_ context.Context, user string) (backend.Entry, error) {
+						return backend.Entry{User: user, Directory: "d", Store: "old", CheckPassword: true}, nil
+					}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				id, err := e.Start(context.Background(), BatchSpec{Users: users, To: "home", CopyOnly: true, Reread: -1})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if st := wait(b, e, id); st.Failed() > 0 {
+					b.Fatalf("%+v", st.Counts)
+				}
+				e.Close()
+			}
+			b.ReportMetric(float64(24*10*40*b.N)/b.Elapsed().Seconds(), "msg/s")
+		})
 	}
 }
 

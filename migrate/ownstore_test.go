@@ -138,6 +138,19 @@ func BenchmarkCopy(b *testing.B) {
 	}
 	b.Run("read", run(func() backend.Importer { return nowhere{} }))
 	b.Run("store", run(func() backend.Importer { return ownStore(b).Importer() }))
+	b.Run("asked", func(b *testing.B) { // what the source alone takes for a login and a survey
+		for b.Loop() {
+			c, err := s.dial(ctx)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := c.Survey(ctx); err != nil {
+				b.Fatal(err)
+			}
+			_ = c.Logout()
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "users/s")
+	})
 	b.Run("unchanged", func(b *testing.B) {
 		a := newAccount(s.user, s.dial, nowhere{})
 		if _, err := a.sync(ctx); err != nil {
