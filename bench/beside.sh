@@ -29,7 +29,7 @@ WEIGHT=${WEIGHT:-}
 PROXY_RUNS=${PROXY_RUNS:-1}
 PROXY_PEERS=${PROXY_PEERS:-relay perdition nginx nginx-fix dovecot dovecot-cache}
 STORE_PEERS=${STORE_PEERS:-dovecot-maildir dovecot-mdbox}
-MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4}
+MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4 doveadm-backup-8 imapsync-1}
 BIN=${BIN:-$RUN/mailferry}
 CLIENTS=${CLIENTS:-1 50 200} # of the login rows
 TCONNS=${TCONNS:-1 8 50}     # of the relay rows
@@ -250,7 +250,10 @@ migrate_up() {
 		. "\$(dirname "\$0")/env"
 		exec $BIN migrate "\$@" --to home --parallel "\$PAR" --config $RUN/mailferry-migrate/mailferry.yaml >\$w/log 2>&1
 	C
-	chmod +x "$RUN/migrate/bin/mailferry"
+	# the same copied only, so that a second pass has nothing to do
+	sed 's/ migrate "\$@"/ migrate "$@" --copy-only/; s/ migrate "$@" --to/ migrate "$@" --copy-only --to/' "$RUN/migrate/bin/mailferry" |
+		sed 's/--copy-only --copy-only/--copy-only/' >"$RUN/migrate/bin/mailferry-again"
+	chmod +x "$RUN/migrate/bin/mailferry" "$RUN/migrate/bin/mailferry-again"
 }
 migrate_down() {
 	stop migrate
@@ -266,16 +269,39 @@ ours() { # LABEL USERS PARALLEL MANIFEST
 	ONCE=1 ONECALL=1 TARGET=127.0.0.1:22243 TARGET_PID=$RUN/mailferry-migrate/pid TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" migrate row "$1" mailferry "$2" "$3" "$4"
 }
 
+# again LABEL USERS PARALLEL: copied, and copied again with nothing new
+again() {
+	ONECALL=1 TARGET=127.0.0.1:22243 TARGET_PID=$RUN/mailferry-migrate/pid TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" migrate row "$1" mailferry-again "$2" "$3" -
+}
+# peak LABEL: the most memory that the node had since its start
+peak() {
+	awk -v l="$1" '/VmHWM/ {printf "{\"label\":\"%s\",\"peak_mib\":%.1f}\n", l, $2/1024}' "/proc/$(cat "$RUN/mailferry-migrate/pid")/status" >>"$RUN/migrate/peak.jsonl"
+}
+# read_side: without a protocol in front of our store, beside the bare drain; at no distance and at 40 ms
+read_side() {
+	local d=$RUN/migrate-read
+	mkdir -p "$d"
+	(cd "$here/.." && go test -c -o "$d/migrate.test" ./migrate) || die "cannot build the benchmark"
+	(cd "$here/../migrate" && BENCH_MESSAGES=${READ:-10000} flock -o "$LOCK" "$d/migrate.test" -test.run '^$' -test.bench 'Copy|Distance|FarUsers' -test.benchtime 2x -test.count "$1") |
+		tee -a "$d/results.txt"
+}
+
 part_migrate() {
 	local k r
 	migrate_up
 	for k in $(seq "$RUNS"); do
-		for r in $MIGRATE_ROWS; do ONCE=1 migrate bench "$r"; done
+		for r in $MIGRATE_ROWS; do migrate bench "$r"; done
 		ours mailferry-big big1 1 big
 		ours mailferry-1 s001..s020 1 std
 		ours mailferry-4 s001..s020 4 std
+		ours mailferry-8 s001..s020 8 std
+		peak mailferry-8
+		again mailferry-again-big big1 1
+		again mailferry-again-1 s001..s020 1
+		again mailferry-again-4 s001..s020 4
 	done
 	migrate_down
+	read_side 1
 }
 
 # ---- engine: our store without a protocol, one voter and three ----

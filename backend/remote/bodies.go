@@ -46,8 +46,12 @@ type Window struct {
 	Commands int   // default 16
 }
 
-// leastWindow is kept on the way whatever was measured.
-const leastWindow = 1 << 20
+// leastWindow is kept on the way whatever was measured, startWindow before
+// anything was.
+const (
+	leastWindow = 1 << 20
+	startWindow = 8 << 20
+)
 
 // pace measures what comes, and sizes the window: twice what comes in a round
 // trip, so that it grows until the line is full.
@@ -60,11 +64,7 @@ type pace struct {
 }
 
 func newPace(rtt time.Duration, most int64) pace {
-	p := pace{rtt: rtt, most: most, window: leastWindow, since: time.Now()}
-	if rtt == 0 {
-		p.window = most
-	}
-	return p
+	return pace{rtt: rtt, most: most, window: min(startWindow, most), since: time.Now()}
 }
 
 // minPace is the least time over which a rate is taken.

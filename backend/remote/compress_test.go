@@ -118,7 +118,7 @@ func TestCompressIsRefused(t *testing.T) {
 // The window follows bandwidth times delay.
 func TestWindowFollowsTheLine(t *testing.T) {
 	p := newPace(40*time.Millisecond, 32<<20)
-	if p.window != leastWindow {
+	if p.window != startWindow {
 		t.Fatalf("begins with %d", p.window)
 	}
 	for range 10 { // 100 MB/s: 4 MB in a round trip
@@ -142,7 +142,7 @@ func TestWindowFollowsTheLine(t *testing.T) {
 	if p.window != 32<<20 {
 		t.Errorf("%d octets on the way at most", p.window)
 	}
-	if p := newPace(0, 8<<20); p.window != 8<<20 {
+	if p := newPace(0, 4<<20); p.window != 4<<20 {
 		t.Errorf("%d octets when nothing is known", p.window)
 	}
 }
