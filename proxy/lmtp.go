@@ -22,6 +22,10 @@ import (
 const (
 	lmtpIdle    = 5 * time.Minute
 	lmtpDeliver = 4 * time.Minute
+	// maxMailLine bounds a line of a message. RFC 5321, 4.5.3.1.6
+	// says 1,000 octets; mail with lines of hundreds of kilobytes exists, and
+	// the stores take it.
+	maxMailLine = 1 << 20
 )
 
 // ServeLMTP accepts deliveries on l, from trusted mail servers, until Shutdown,
@@ -30,6 +34,7 @@ func (p *Proxy) ServeLMTP(l net.Listener) error {
 	srv := smtp.NewServer(smtp.BackendFunc(p.newLMTPSession))
 	srv.LMTP, srv.Domain = true, p.o.Domain
 	srv.MaxMessageBytes, srv.MaxRecipients = p.o.MaxMessage, p.o.MaxRecipients
+	srv.MaxLineLength = maxMailLine
 	srv.ReadTimeout, srv.WriteTimeout = lmtpIdle, lmtpIdle
 	srv.EnableSMTPUTF8 = true
 	srv.ErrorLog = slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
@@ -92,6 +97,7 @@ type lmtpSession struct {
 type recipient struct {
 	addr  string
 	entry backend.Entry
+	given string // addr as go-smtp knows it
 }
 
 // newLMTPSession follows a greeting; where TLS begins there are two.
@@ -125,6 +131,8 @@ func (s *lmtpSession) Mail(from string, opts *smtp.MailOptions) error {
 // Rcpt looks the recipient up. Nobody's address is refused for good, a
 // directory that cannot tell makes the sender come back.
 func (s *lmtpSession) Rcpt(to string, _ *smtp.RcptOptions) error {
+	given := to
+	to = strings.TrimSuffix(to, bareDomain)
 	if !line.ValidCredential(to) || strings.ContainsAny(to, "<>") {
 		return smtpError(553, smtp.EnhancedCode{5, 1, 3}, "Invalid recipient address")
 	}
@@ -138,7 +146,7 @@ func (s *lmtpSession) Rcpt(to string, _ *smtp.RcptOptions) error {
 		s.p.metrics.deliveries.WithLabelValues("deferred").Inc()
 		return smtpError(451, smtp.EnhancedCode{4, 3, 0}, "Temporary failure, please try again ("+s.id+")")
 	}
-	s.to = append(s.to, recipient{to, entry})
+	s.to = append(s.to, recipient{to, entry, given})
 	return nil
 }
 
@@ -156,6 +164,9 @@ func (s *lmtpSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 		var se *smtp.SMTPError
 		if errors.As(err, &se) {
 			return se // too long, or a broken line
+		}
+		if errors.Is(err, smtp.ErrTooLongLine) {
+			return smtpError(554, smtp.EnhancedCode{5, 6, 0}, "A line is too long")
 		}
 		s.log.Error("message cannot be spooled", "error", err)
 		return smtpError(451, smtp.EnhancedCode{4, 3, 1}, "Temporary failure, please try again ("+s.id+")")
@@ -175,7 +186,7 @@ func (s *lmtpSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
 			}
 		}
 		s.p.metrics.deliveries.WithLabelValues(result).Inc()
-		status.SetStatus(s.to[i].addr, err)
+		status.SetStatus(s.to[i].given, err)
 	}
 	return nil
 }

@@ -84,6 +84,7 @@ type lmtpConn struct {
 	id    string
 	own   bool // a part of this node sends
 	since time.Time
+	bare  bareNames
 
 	mu      sync.Mutex
 	secure  *tls.Conn // over it
@@ -153,7 +154,10 @@ func (c *lmtpConn) Write(p []byte) (int, error) {
 	leaving := c.leaving
 	c.mu.Unlock()
 	if !leaving || !bytes.HasPrefix(p, []byte("421 4.4.2 ")) {
-		return c.Conn.Write(p)
+		if _, err := c.Conn.Write(c.bare.reply(p)); err != nil {
+			return 0, err
+		}
+		return len(p), nil
 	}
 	if _, err := c.Conn.Write([]byte("421 4.3.2 Server is closed for maintenance, please connect again\r\n")); err != nil {
 		return 0, err

@@ -101,6 +101,7 @@ type mailWorld struct {
 	*world
 	own, old, old2 *inbox
 	c              *smtp.Client
+	dial           func() net.Conn // another connection
 }
 
 func inMailWorld(t *testing.T, change func(*Options), run func(*mailWorld)) {
@@ -135,6 +136,7 @@ func inMailWorld(t *testing.T, change func(*Options), run func(*mailWorld)) {
 		}
 		l := newPipeListener()
 		go w.p.ServeLMTP(l)
+		m.dial = l.dial
 		m.c = smtp.NewClientLMTP(l.dial())
 		defer m.c.Close()
 		run(m)

@@ -31,6 +31,9 @@ func TestProbes(t *testing.T) {
 		_, addr := serveRealOf(t, proto, Options{Stores: all, Connector: RemoteConnector{}, Directory: dir, TLS: ca.ServerConfig(t)})
 		args = append([]string{"../bench/" + script, "--" + map[backend.Protocol]string{backend.POP3: "pop3",
 			backend.ManageSieve: "sieve", backend.IMAP: "imap"}[proto.name], strconv.Itoa(portOf(t, addr))}, args...)
+		if mailtest.Soaking() {
+			args = append(args, "--slow") // the silent client, who is cut within a minute
+		}
 		out, err := exec.CommandContext(t.Context(), python, args...).CombinedOutput()
 		if t.Log("\n" + string(out)); err != nil || strings.Contains(string(out), " FAIL ") || !strings.Contains(string(out), " PASS ") {
 			t.Errorf("%s: %v", script, err)

@@ -114,7 +114,8 @@ func (r realStore) serveLMTP(t *testing.T) (addr string) {
 	all, dir := testStores(), newDirectory()
 	all["old"] = r.store
 	for _, u := range []string{"anna", "bert"} {
-		dir.entries[u+"@example.org"] = backend.Entry{User: u, Store: "old"}
+		dir.entries[u] = backend.Entry{User: u, Store: "old"}
+		dir.entries[u+"@example.org"] = dir.entries[u]
 	}
 	o := Options{Stores: all, Connector: RemoteConnector{}, Directory: dir}
 	if r.options != nil {

@@ -15,19 +15,30 @@ import (
 	"mailferry/internal/mailtest"
 )
 
-// lmtpTransparent is what a mail server says, and how many replies it waits
-// for: behind the final dot there is one for each recipient that was accepted.
-var lmtpTransparent = []struct {
+// lmtpStep is what a mail server says.
+type lmtpStep struct {
 	text    string
 	replies int
 	own     string // the proxy's own code, where it differs; docs/transparency.md
-}{
+}
+
+// lmtpBare goes before the others where the store takes names without a domain.
+var lmtpBare = []lmtpStep{
+	{"MAIL FROM:<s@example.org>", 1, ""}, {"RCPT TO:<anna>", 1, ""}, {"DATA", 1, ""}, // no domain
+	{"Subject: bare\r\nMessage-ID: <bare@example.org>\r\nDate: Mon, 7 Feb 1994 21:52:25 -0800\r\n\r\nRCPT TO:<anna>\r\n.", 1, ""},
+}
+
+// lmtpTransparent is what a mail server says, and how many replies it waits
+// for: behind the final dot there is one for each recipient that was accepted.
+var lmtpTransparent = []lmtpStep{
 	{"LHLO mx.example.org", 1, ""}, {"NOOP", 1, ""}, {"RSET", 1, ""}, {"FOO", 1, "501"},
 	{"RCPT TO:<anna@example.org>", 1, "502"}, {"DATA", 1, "502"}, // out of order
 	{"MAIL FROM:<sender@example.org>", 1, ""}, {"RCPT TO:<nobody@example.org>", 1, ""}, {"DATA", 1, "502"}, {"RSET", 1, ""}, // nobody
 	{"MAIL FROM:<>", 1, ""}, {"RCPT TO:<anna@example.org>", 1, ""}, {"DATA", 1, ""}, {"Subject: one\r\nMessage-ID: <one@example.org>\r\nDate: Mon, 7 Feb 1994 21:52:25 -0800\r\n\r\n..dot\r\n...two\r\nx\r\n.", 1, ""}, // a bounce, dots
 	{"MAIL FROM:<sender@example.org> BODY=8BITMIME", 1, ""}, {"RCPT TO:<anna@example.org>", 1, ""}, {"RCPT TO:<nobody@example.org>", 1, ""}, {"RCPT TO:<bert@example.org>", 1, ""},
 	{"DATA", 1, ""}, {"Subject: two\r\nMessage-ID: <two@example.org>\r\nDate: Mon, 7 Feb 1994 21:52:25 -0800\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n.", 2, ""}, // several recipients
+	{"MAIL FROM:<sender@example.org>", 1, ""}, {"RCPT TO:<anna@example.org>", 1, ""}, {"DATA", 1, ""}, // a line longer than RFC 5321 permits
+	{"Subject: long\r\nMessage-ID: <long@example.org>\r\nDate: Mon, 7 Feb 1994 21:52:25 -0800\r\n\r\n" + strings.Repeat("long line ", 9000) + "\r\n.", 1, ""},
 	{"MAIL FROM:<sender@example.org>\r\nRCPT TO:<anna@example.org>\r\nRCPT TO:<bert@example.org>\r\nDATA", 4, ""},
 	{"Subject: three\r\nMessage-ID: <three@example.org>\r\nDate: Mon, 7 Feb 1994 21:52:25 -0800\r\n\r\n" + strings.Repeat("long line ", 90) + "\r\n.\r\nQUIT", 3, ""}, // a pipeline
 }
@@ -42,9 +53,13 @@ func TestTransparencyLMTP(t *testing.T) {
 			}
 			r := start(t)
 			r.store.TLS = backend.TLSNone
-			direct := talkLMTP(t, "localhost:"+strconv.Itoa(r.store.Port(backend.LMTP)), false)
+			steps := lmtpTransparent
+			if !r.store.Local() { // go-smtp alone wants a domain
+				steps = slices.Concat(steps[:1], lmtpBare, steps[1:])
+			}
+			direct := talkLMTP(t, "localhost:"+strconv.Itoa(r.store.Port(backend.LMTP)), steps, false)
 			mail := map[string][]string{"anna": r.takeMail(t, "anna"), "bert": r.takeMail(t, "bert")}
-			through := talkLMTP(t, r.serveLMTP(t), true)
+			through := talkLMTP(t, r.serveLMTP(t), steps, true)
 			if !slices.Equal(direct, through) {
 				t.Errorf("direct            %q\nthrough the proxy %q", direct, through)
 			}
@@ -59,7 +74,7 @@ func TestTransparencyLMTP(t *testing.T) {
 
 // talkLMTP takes all steps and returns the code of each reply; the proxy's own
 // codes count as the others', when they are the documented ones.
-func talkLMTP(t *testing.T, addr string, proxied bool) (codes []string) {
+func talkLMTP(t *testing.T, addr string, steps []lmtpStep, proxied bool) (codes []string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -88,7 +103,7 @@ func talkLMTP(t *testing.T, addr string, proxied bool) (codes []string) {
 		}
 	}
 	reply("greeting", "")
-	for _, s := range lmtpTransparent {
+	for _, s := range steps {
 		if _, err := io.WriteString(conn, s.text+"\r\n"); err != nil {
 			t.Fatal(err)
 		}
