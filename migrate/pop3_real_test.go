@@ -78,7 +78,7 @@ func (s *popSource) fillPOP3(t *testing.T) *mailtest.IMAPConn {
 	c.Cmd("SELECT INBOX")
 	c.Cmd(`UID STORE 3,9:10 +FLAGS.SILENT (\Deleted)`)
 	c.Cmd("EXPUNGE")
-	c.Cmd("UNSELECT")
+	c.Cmd("CLOSE") // Courier has no UNSELECT
 	c.Cmd("CREATE %s", mailtest.Quote(s.box("Other")))
 	c.Append(s.box("Other"), "", time.Time{}, msg(5, "elsewhere"))
 	return c

@@ -192,9 +192,6 @@ func unknownIdentifier(id string) string {
 			return "groups are not known here"
 		}
 	}
-	if id == "administrators" || strings.HasPrefix(id, "administrators") {
-		return "the old store's administrators"
-	}
 	return ""
 }
 

@@ -172,14 +172,29 @@ func (p *POP3Client) Top(ctx context.Context, numbers []int, fn func(i int, head
 	return nil
 }
 
+// allLines is more than any message has.
+const allLines = 999999999
+
 // Retrieve gives fn a whole message, lines ended by LF alone; nil when the
-// store refuses it. Some stores then note the message as read.
+// store refuses it. TOP is asked first: some stores note what RETR gives as
+// read.
 func (p *POP3Client) Retrieve(ctx context.Context, number int, fn func(io.Reader) error) error {
 	defer p.conn.link.watch(ctx)()
-	p.marked = true
-	err := p.conn.send(fmt.Sprintf("RETR %d", number))
+	refused := false
+	err := p.conn.send(fmt.Sprintf("TOP %d %d", number, allLines))
 	if err == nil {
-		err = p.message(fn)
+		err = p.message(func(r io.Reader) error {
+			if refused = r == nil; refused {
+				return nil
+			}
+			return fn(r)
+		})
+	}
+	if err == nil && refused {
+		p.marked = true
+		if err = p.conn.send(fmt.Sprintf("RETR %d", number)); err == nil {
+			err = p.message(fn)
+		}
 	}
 	return p.failed(ctx, "RETR", err)
 }
