@@ -22,7 +22,8 @@ type oldStore struct {
 	kind   string // dovecot or cyrus
 	users  []string
 	imap   string
-	lmtp   string
+	lmtp   string // empty: it has none
+	pop3   string
 	ca     *mailtest.CA
 	login  string   // the YAML of its login
 	master []string // mailseed's flags to log in as any user
@@ -70,7 +71,7 @@ func userNames(n int) []string {
 func newDovecot(t *testing.T, name string, users []string) *oldStore {
 	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{UsernameFormat: "%Ln", Password: password})
 	return &oldStore{
-		name: name, kind: "dovecot", users: users, imap: d.IMAP, lmtp: d.LMTP, ca: d.CA,
+		name: name, kind: "dovecot", users: users, imap: d.IMAP, lmtp: d.LMTP, pop3: d.POP3, ca: d.CA,
 		login:  fmt.Sprintf("{mode: master, user: %s, password: %s}", d.MasterUser, d.MasterPassword),
 		master: []string{"-master", d.MasterUser, "-pass", d.MasterPassword},
 	}
@@ -80,10 +81,17 @@ func newCyrus(t *testing.T, name string, users []string, o mailtest.CyrusOptions
 	o.Users, o.Password = users, password
 	c := mailtest.StartCyrus(t, o)
 	return &oldStore{
-		name: name, kind: "cyrus", users: users, imap: c.IMAP, lmtp: c.LMTP, ca: c.CA,
+		name: name, kind: "cyrus", users: users, imap: c.IMAP, lmtp: c.LMTP, pop3: c.POP3, ca: c.CA,
 		login:  fmt.Sprintf("{mode: authzid, user: %s, password: %s}", c.Admin, c.AdminPassword),
 		master: []string{"-master", c.Admin, "-master-by", "authzid", "-pass", c.AdminPassword},
 	}
+}
+
+// newCourier is a store without administrator: moves need the users' passwords.
+func newCourier(t *testing.T, name string, users []string) *oldStore {
+	c := mailtest.StartCourier(t, mailtest.CourierOptions{Password: password})
+	return &oldStore{name: name, kind: "courier", users: users, imap: c.IMAP, pop3: c.POP3, ca: c.CA,
+		login: "{mode: user}", master: []string{"-pass", password}}
 }
 
 // fill loads real mail in twenty folders with umlauts, flags and keywords.
@@ -126,7 +134,7 @@ func (f *farm) config(t *testing.T, node *node) string {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "data: %s\n", filepath.Join(f.dir, "data"))
-	fmt.Fprintf(&b, "listen: {imap: [%q], imaps: [], pop3: [], pop3s: [], lmtp: [%q], submission: [], submissions: [], admin: []}\n", node.imap, node.lmtp)
+	fmt.Fprintf(&b, "listen: {imap: [%q], imaps: [], pop3: [%q], pop3s: [], lmtp: [%q], submission: [], submissions: [], admin: []}\n", node.imap, node.pop3, node.lmtp)
 	fmt.Fprintf(&b, "tls: {cleartext_login: loopback}\n")
 	l := f.ldap
 	fmt.Fprintf(&b, `directories:
@@ -148,9 +156,13 @@ stores:
 	names := []string{"home"}
 	for _, s := range f.stores {
 		host, imap, _ := strings.Cut(s.imap, ":")
-		_, lmtp, _ := strings.Cut(s.lmtp, ":")
-		fmt.Fprintf(&b, "  - {name: %s, type: %s, address: %q, ports: {imap: %s, lmtp: %s}, tls: starttls, ca: %q, login: %s}\n",
-			s.name, s.kind, host, imap, lmtp, s.ca.Cert, s.login)
+		_, pop3, _ := strings.Cut(s.pop3, ":")
+		ports := fmt.Sprintf("imap: %s, pop3: %s", imap, pop3)
+		if _, lmtp, ok := strings.Cut(s.lmtp, ":"); ok {
+			ports += ", lmtp: " + lmtp
+		}
+		fmt.Fprintf(&b, "  - {name: %s, type: %s, address: %q, ports: {%s}, tls: starttls, ca: %q, login: %s}\n",
+			s.name, s.kind, host, ports, s.ca.Cert, s.login)
 		names = append(names, s.name)
 	}
 	fmt.Fprintf(&b, "move_groups:\n  - {name: farm, stores: [%s]}\n", strings.Join(names, ", "))

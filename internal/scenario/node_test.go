@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 // node is `mailferry serve` as a process of its own.
 type node struct {
 	imap, lmtp string
+	pop3       string
 	config     string
 	data       string
 	program    string
@@ -72,6 +73,7 @@ func newNode(t *testing.T, f *farm) *node {
 		program: path,
 		imap:    fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)),
 		lmtp:    fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)),
+		pop3:    fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)),
 		data:    filepath.Join(f.dir, "data"),
 	}
 	n.config = f.config(t, n)
@@ -170,6 +172,12 @@ func (n *node) run(ctx context.Context, args ...string) (stdout, stderr string, 
 // node was started.
 func (n *node) bodiesFetched(t *testing.T) int {
 	t.Helper()
+	return n.counter(t, "mailferry_imap_bodies_fetched_total")
+}
+
+// counter reads a metric of the node.
+func (n *node) counter(t *testing.T, name string) int {
+	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.data, "admin.sock"))
 	}}}
@@ -183,9 +191,9 @@ func (n *node) bodiesFetched(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile(`(?m)^mailferry_imap_bodies_fetched_total (\d+)$`).FindSubmatch(text)
+	m := regexp.MustCompile(`(?m)^` + name + ` (\d+)$`).FindSubmatch(text)
 	if m == nil {
-		t.Fatalf("no count of fetched bodies in the metrics:\n%s", text)
+		t.Fatalf("no %s in the metrics:\n%s", name, text)
 	}
 	count, err := strconv.Atoi(string(m[1]))
 	if err != nil {
