@@ -67,7 +67,8 @@ type Options struct {
 	// MaxInbox bounds the messages from other nodes that wait for the driver
 	// loop; above it new ones are dropped, which Raft repairs. Default 16384.
 	MaxInbox int
-	// MaxBody bounds the original octets of one body; default 1 GiB.
+	// MaxBody bounds the original octets of one body; default 4 GiB, the most
+	// that IMAP4rev1 can name (RFC 3501 "number").
 	MaxBody int64
 	// SegmentBytes is the size at which a body segment is closed; default 256 MiB.
 	SegmentBytes int64
@@ -118,7 +119,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxProposals, 8192)
 	setDefault(&o.MaxProposalBytes, 64<<20)
 	setDefault(&o.MaxInbox, 16384)
-	setDefault(&o.MaxBody, 1<<30)
+	setDefault(&o.MaxBody, 1<<32-1)
 	setDefault(&o.SegmentBytes, 256<<20)
 	setDefault(&o.CheckpointBytes, 64<<20)
 	setDefault(&o.CacheBytes, 64<<20)

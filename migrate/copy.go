@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/emersion/go-imap/v2"
@@ -61,6 +62,13 @@ func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listin
 		if err != nil {
 			return err
 		}
+		left = slices.DeleteFunc(left, func(e entry) bool {
+			why, refused := cp.refused[e.uid]
+			if refused {
+				b.skip(e.uid, why)
+			}
+			return refused
+		})
 		if todo = left; cp.lines.broke && !a.single {
 			a.single = true // what it lost was not asked for
 			attempt--
@@ -142,10 +150,12 @@ type copier struct {
 	trust bool   // take a body whose size is not the listed one
 	exact bool
 	// oldest: this connection takes the oldest messages, another the newest.
-	oldest bool
-	notes  []Exception
-	lines  *lines         // nil: no further connections
-	client *remote.Client // while it runs
+	oldest  bool
+	notes   []Exception
+	large   int64               // the body that came last was larger than the target takes
+	refused map[imap.UID]string // why
+	lines   *lines              // nil: no further connections
+	client  *remote.Client      // while it runs
 
 	puts *putter
 	body backend.Body // read, its message not yet complete
@@ -206,6 +216,7 @@ func (cp *copier) NextSet() (set imap.UIDSet, octets int64, ok bool) {
 // digest of what was read. It counts as told only for all octets of the literal.
 func (cp *copier) Body(size int64, r io.Reader) error {
 	cp.drop() // the response before had no end
+	cp.large = 0
 	w, err := cp.b.imp.NewBody(cp.ctx)
 	if err != nil {
 		return fmt.Errorf("new body: %w", err)
@@ -217,6 +228,11 @@ func (cp *copier) Body(size int64, r io.Reader) error {
 	n, err := io.CopyBuffer(to, struct{ io.Reader }{r}, cp.buf)
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
+	}
+	if backend.IsKind(err, backend.KindTooLarge) { // it costs itself; the rest of it is read and dropped
+		w.Abort()
+		cp.large = size
+		return nil
 	}
 	if err != nil {
 		w.Abort()
@@ -234,6 +250,13 @@ func (cp *copier) Body(size int64, r io.Reader) error {
 
 // Message files the body that came with m, if it is one that was asked for.
 func (cp *copier) Message(m *remote.Meta) error {
+	if cp.large > 0 && m.UID != 0 && m.Body == remote.BodyRead {
+		if cp.refused == nil {
+			cp.refused = make(map[imap.UID]string)
+		}
+		cp.refused[m.UID] = fmt.Sprintf("the new store takes no message of %d octets", cp.large)
+		cp.large = 0
+	}
 	if m.Body != remote.BodyRead || cp.body == nil {
 		return nil // NIL: expunged, says stillThere
 	}

@@ -24,6 +24,7 @@ type fakeStore struct {
 	users map[string]*fakeUser
 	// fail, when set, is asked before each operation.
 	fail   func(op string) error
+	most   int      // octets of a message; 0: any number
 	puts   int      // messages that were filed, repeated ones included
 	rotten imap.UID // Reread gives other octets for it
 }
@@ -203,11 +204,21 @@ func (b *fakeBox) NewBody(context.Context) (backend.BodyWriter, error) {
 		return nil, err
 	}
 	done()
-	return &fakeBody{}, nil
+	return &fakeBody{most: b.user.store.most}, nil
 }
 
 // fakeBody is writer and body; tests may keep messages in memory.
-type fakeBody struct{ bytes.Buffer }
+type fakeBody struct {
+	bytes.Buffer
+	most int
+}
+
+func (b *fakeBody) Write(p []byte) (int, error) {
+	if b.most > 0 && b.Len()+len(p) > b.most {
+		return 0, backend.NewError(backend.KindTooLarge, "too large")
+	}
+	return b.Buffer.Write(p)
+}
 
 func (b *fakeBody) Finish() (backend.Body, error) { return b, nil }
 func (b *fakeBody) Abort()                        {}

@@ -662,3 +662,20 @@ func TestTrapLargeMessage(t *testing.T) {
 		t.Errorf("%d octets of %d", len(got[1].body), len(body))
 	}
 }
+
+// A message that the new store cannot hold costs itself, and is reported.
+func TestTrapMessageBeyondTheTarget(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 12)}})
+	h.boxes[0].msgs[4].body = strings.Repeat("too large ", 20_000)
+	fs := newFakeStore()
+	fs.most = 100_000
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	if n := len(fs.box(t, "anna", "INBOX").msgs); n != 11 {
+		t.Errorf("%d messages", n)
+	}
+	if got := exceptionsOf(a); got != "INBOX 5 the new store takes no message of 200000 octets skipped=true\n" {
+		t.Errorf("exceptions %q", got)
+	}
+}

@@ -241,10 +241,16 @@ func (m *mailboxImport) command(cmd byte) *encoder {
 // importBodyWriter gives a writer of bodies the contract's name for a body.
 type importBodyWriter struct{ engine.BodyWriter }
 
+// Write gives the engine's errors a kind.
+func (w importBodyWriter) Write(p []byte) (int, error) {
+	n, err := w.BodyWriter.Write(p)
+	return n, engineError(err)
+}
+
 func (w importBodyWriter) Finish() (backend.Body, error) {
 	b, err := w.BodyWriter.Finish()
 	if err != nil {
-		return nil, err
+		return nil, engineError(err)
 	}
 	return b, nil
 }
