@@ -13,6 +13,7 @@ import (
 
 	"mailferry/backend"
 	"mailferry/backend/remote"
+	"mailferry/migrate/target"
 )
 
 // Filter says what of an account is copied. It is for copies into foreign
@@ -41,10 +42,21 @@ type Filter struct {
 	Search string `json:"search,omitempty"`
 	// SkipDeleted leaves messages out that carry \Deleted.
 	SkipDeleted bool `json:"skip_deleted,omitempty"`
+	// SkipEmpty leaves mailboxes out that hold no messages.
+	SkipEmpty bool `json:"skip_empty,omitempty"`
 	// FoldersOnly creates mailboxes and copies no mail.
 	FoldersOnly bool `json:"folders_only,omitempty"`
 	// FlagMap are substitutions s/// on the flags of a message, joined by blanks.
 	FlagMap []string `json:"flag_map,omitempty"`
+}
+
+// Check reports what of a filter is not understood.
+func (f *Filter) Check() error {
+	_, err := f.compile()
+	for i := 0; f != nil && err == nil && i < len(f.FlagMap); i++ {
+		_, err = target.ParseSubstitution(f.FlagMap[i])
+	}
+	return err
 }
 
 // compiled is a Filter ready for use; nil lets everything through.
@@ -101,7 +113,7 @@ func (c *compiled) boxes(pl *plan) {
 		subscribed[n] = true
 	}
 	pl.boxes = slices.DeleteFunc(pl.boxes, func(p planned) bool {
-		return !c.wants(pl.namespace, p.shown) || c.OnlySubscribed && !subscribed[p.name]
+		return !c.wants(pl.namespace, p.shown) || c.SkipEmpty && p.known && p.status.Messages == 0 || c.OnlySubscribed && !subscribed[p.name]
 	})
 	rank := func(p planned) int {
 		if i := slices.Index(c.First, p.shown); i >= 0 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -84,4 +86,13 @@ func (d *driver) configure() (err error) {
 		d.acct.flags.subs = append(d.acct.flags.subs, sub)
 	}
 	return nil
+}
+
+// CertificateIn is a user's certificate of one batch. KindNotFound.
+func (e *Engine) CertificateIn(id BatchID, user string) (*Certificate, error) {
+	c, err := readCertificate(e.dir(id), user)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, backend.Errorf(backend.KindNotFound, "There is no certificate of this user.", "user %q", user)
+	}
+	return c, err
 }

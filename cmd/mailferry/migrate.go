@@ -38,6 +38,8 @@ func (c *cli) migrateCommand() *cobra.Command {
 	var r admin.MoveRequest
 	var file string
 	var detach bool
+	var imapsyncLine string
+	var run func(*cobra.Command, []string) error
 	cmd := &cobra.Command{
 		Use: "migrate [USER...] --to STORE", Short: "Move users to another store while they are logged in", Long: migrateHelp,
 		Example: `  mailferry migrate anna@example.org --to home
@@ -47,20 +49,26 @@ func (c *cli) migrateCommand() *cobra.Command {
   mailferry migrate --where '(ou=sales)' --to home --dry
   mailferry migrate status`,
 		Args: cobra.ArbitraryArgs,
-		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
-			if err := selectUsers(&r, args, file); err != nil {
-				return err
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if imapsyncLine != "" {
+				return c.fromImapsync(cmd, imapsyncLine)
 			}
-			batch, err := node.Migrations().Start(ctx, r)
-			if err != nil {
-				return err
-			}
-			if detach {
-				return c.done("%s", batch.ID)
-			}
-			return c.follow(ctx, node, batch.ID)
-		}),
+			return run(cmd, args)
+		},
 	}
+	run = c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
+		if err := selectUsers(&r, args, file); err != nil {
+			return err
+		}
+		batch, err := node.Migrations().Start(ctx, r)
+		if err != nil {
+			return err
+		}
+		if detach {
+			return c.done("%s", batch.ID)
+		}
+		return c.follow(ctx, node, batch.ID)
+	})
 	f := cmd.Flags()
 	f.StringVar(&file, "users", "", "CSV `file` with users")
 	f.StringVar(&r.Where, "where", "", "`filter` that selects users")
@@ -78,6 +86,8 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.IntVar(&r.Prove, "prove", 0, "share of messages that the old store is asked for again, in `percent` (default 10 for Cyrus, else none)")
 	f.StringVar(&r.POP3, "pop3", "", "carry POP3 unique ids over: auto, always or never (default: the configuration's)")
 	f.BoolVar(&r.ForcePOP3, "force-pop3", false, "move users although POP3 ids of the old store have no message")
+	f.StringVar(&imapsyncLine, "from-imapsync", "", "do what an imapsync command `line` would (see: mailferry copy --help)")
+	f.StringVar(&r.Copy, "copy-options", "", "for a foreign --to: imapsync's `options` for mailboxes and messages, e.g. '--automap --exclude ^Spam'")
 	f.BoolVar(&detach, "detach", false, "print the batch's id and return")
 	cmd.AddCommand(c.migrateStatusCommand(), c.migrateShowCommand(), c.migrateReportCommand(), c.migrateCheckCommand(), c.migrateWatchCommand(),
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),

@@ -57,7 +57,7 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.key, "key", os.Getenv("MAILFERRY_KEY"), "with --admin: PEM `file` of its private key; also from MAILFERRY_KEY")
 	root.PersistentFlags().StringVar(&c.ca, "ca", os.Getenv("MAILFERRY_CA"), "with --admin: PEM `file` of the authorities that may have signed the node's certificate; also from MAILFERRY_CA")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print listings as JSON")
-	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.verifyCommand(), c.whoCommand(),
+	root.AddCommand(c.serveCommand(), c.initCommand(), c.configCommand(), c.userCommand(), c.migrateCommand(), c.verifyCommand(), c.copyCommand(), c.whoCommand(),
 		c.kickCommand(), c.drainCommand(), c.explainCommand(), c.verifyRoutesCommand(), c.placementsCommand(), c.healthCommand(), c.fsckCommand(), c.versionCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(c.stdout)

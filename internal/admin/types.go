@@ -95,6 +95,9 @@ type MoveRequest struct {
 	Parallel int    `json:"parallel,omitempty"`
 	Dry      bool   `json:"dry,omitempty"`
 	CopyOnly bool   `json:"copy_only,omitempty"`
+	// Copy are imapsync's options for mailboxes and messages; for copies into
+	// foreign stores.
+	Copy string `json:"copy,omitempty"`
 	// Reread and Prove are shares in percent, as migrate.BatchSpec has them.
 	Reread int `json:"reread,omitempty"`
 	Prove  int `json:"prove,omitempty"`

@@ -101,6 +101,9 @@ func (m *migrations) spec(r *admin.MoveRequest) (*migrate.BatchSpec, error) {
 		Dry: r.Dry, CopyOnly: r.CopyOnly, WaveSize: r.WaveSize,
 		Reread: r.Reread, Prove: r.Prove,
 		POP3: migrate.POP3Mode(cmp.Or(r.POP3, m.app.conf.Migrate.POP3)), ForcePOP3: r.ForcePOP3}
+	if err := copyRules(spec, r.Copy); err != nil {
+		return nil, err
+	}
 	for name, o := range r.Each {
 		if err := m.checkStores(o.From, o.To); err != nil {
 			return nil, fmt.Errorf("user %q: %w", name, err)
