@@ -30,6 +30,8 @@ PROXY_RUNS=${PROXY_RUNS:-1}
 PROXY_PEERS=${PROXY_PEERS:-relay perdition nginx nginx-fix dovecot dovecot-cache}
 STORE_PEERS=${STORE_PEERS:-dovecot-maildir dovecot-mdbox}
 MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4 doveadm-backup-8 imapsync-1}
+COPY_ROWS=${COPY_ROWS:-mbsync-big mailferry-copy-big mbsync-1 mailferry-copy-1 mbsync-4 mailferry-copy-4 imapsync-go-4}
+MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4}
 BIN=${BIN:-$RUN/mailferry}
 CLIENTS=${CLIENTS:-1 50 200} # of the login rows
 TCONNS=${TCONNS:-1 8 50}     # of the relay rows
@@ -302,6 +304,20 @@ part_migrate() {
 	done
 	migrate_down
 	read_side 1
+}
+
+# ---- copy: from Dovecot into a foreign Dovecot, beside the tools and the bare pipe ----
+
+part_copy() {
+	local k r
+	export MAILFERRY=$BIN
+	migrate up && migrate seed || exit 1
+	for k in $(seq "$RUNS"); do
+		for r in $COPY_ROWS; do migrate bench "$r"; done
+		MODES=multi CONNS='1 4' migrate pipe s001..s020
+		MODES=multi CONNS=1 ROWTAG=big- migrate pipe big1
+	done
+	migrate down
 }
 
 # ---- engine: our store without a protocol, one voter and three ----

@@ -31,7 +31,7 @@
 # Variables: RUN run directory, CORPUS corpus directory (default that of peers/install.sh),
 # LOCK lock file that guards timed runs (none: no locking), PORTBASE, REPEAT
 # runs per row, LIMIT longest run, CYRUS_ROOT chroot with Cyrus IMAP (unset:
-# no Cyrus), IMAPSYNC, IMAPSYNC_GO paths of these tools, OUT, FOUT results,
+# no Cyrus), IMAPSYNC, IMAPSYNC_GO, MAILFERRY paths of these tools, OUT, FOUT results,
 # EXTRA further rows (LABEL TOOL USERS PARALLEL MANIFEST, one a line), ONECALL
 # 1: a row calls its tool once, with all users as arguments and PAR set.
 # A server of one's own as the target: TARGET host:port, TARGET_TLS its port
@@ -51,6 +51,7 @@ LIMIT=${LIMIT:-170s}
 CYRUS_DIR=${CYRUS_DIR:-/tmp/migrate} # inside CYRUS_ROOT
 IMAPSYNC=${IMAPSYNC:-$(command -v imapsync || echo "$RUN/src/imapsync/imapsync")}
 IMAPSYNC_GO=${IMAPSYNC_GO:-$(command -v imapsync-go || echo "$RUN/imapsync-go")}
+MAILFERRY=${MAILFERRY:-$(command -v mailferry || echo "$RUN/mailferry")}
 MS=$RUN/mailseed
 PASS=seedpass MASTER=migrator MASTERPASS=masterpass
 UIDN=${MAILUID:-5000}
@@ -106,6 +107,7 @@ have() {
 	imapsync-go) [ -x "$IMAPSYNC_GO" ] || ok= ;;
 	doveadm-*) command -v doveadm >/dev/null || ok= ;;
 	mbsync | offlineimap) command -v "$t" >/dev/null || ok= ;;
+	mailferry-copy) [ -x "$MAILFERRY" ] || ok= ;;
 	*) [ -x "$RUN/bin/$t" ] || ok= ;;
 	esac
 	[ -z "$ok" ] || return 0
@@ -453,6 +455,13 @@ wrappers() {
 		X
 		SSL_CERT_FILE=$RUN/tls/cert.pem CI=1 exec "$IMAPSYNC_GO" -c $w/rc.yaml sync -y -q -w ${WORKERS:-4} >$w/log 2>&1
 	C
+	cat >"$RUN/bin/mailferry-copy" <<-C
+		#!/bin/bash
+		. "\$(dirname "\$0")/env"
+		exec $MAILFERRY copy --host1 \$SRC_HOST --port1 \$SRC_PORT --user1 \$u --password1 \$PASS \\
+		  --host2 \$DST_HOST --port2 \$DST_PORT --user2 \$u --password2 \$PASS \\
+		  --nossl1 --notls1 --nossl2 --notls2 --state \$w/state --verbose \${COPY_OPTS:-} >\$w/log 2>&1
+	C
 	chmod +x "$RUN"/bin/*
 }
 
@@ -640,6 +649,13 @@ mbsync-odd mbsync t02 1 oddmail
 doveadm-backup-odd doveadm-backup t02 1 oddmail
 offlineimap-odd offlineimap t02 1 oddmail
 imapsync-go-odd imapsync-go t02 1 oddmail
+mailferry-copy-1 mailferry-copy s001..s020 1 std
+mailferry-copy-2 mailferry-copy s001..s020 2 std
+mailferry-copy-4 mailferry-copy s001..s020 4 std
+mailferry-copy-8 mailferry-copy s001..s020 8 std
+mailferry-copy-big mailferry-copy big1 1 big
+mailferry-copy-torture mailferry-copy t01 1 torture
+mailferry-copy-odd mailferry-copy t02 1 oddmail
 '
 WANROWS='
 imapsync-1 imapsync w01 1 -
@@ -652,6 +668,8 @@ doveadm-backup-4 doveadm-backup w01..w08 4 -
 offlineimap-1 offlineimap w01 1 -
 imapsync-go-1 imapsync-go w01..w02 1 -
 imapsync-go-4 imapsync-go w01..w08 4 -
+mailferry-copy-1 mailferry-copy w01..w02 1 -
+mailferry-copy-4 mailferry-copy w01..w08 4 -
 '
 
 rows() { echo "$ROWS" | awk 'NF'; }
@@ -888,6 +906,9 @@ cyrus_bench() {
 		imapsync-odd imapsync tc02 1 cyrus-oddmail
 		mbsync-odd mbsync tc02 1 cyrus-oddmail
 		doveadm-backup-odd doveadm-backup tc02 1 cyrus-oddmail
+		mailferry-copy mailferry-copy c001..c004 1 cyrus
+		mailferry-copy-torture mailferry-copy tc01 1 cyrus-torture
+		mailferry-copy-odd mailferry-copy tc02 1 cyrus-oddmail
 	R
 }
 

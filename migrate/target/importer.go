@@ -77,6 +77,7 @@ type account struct {
 	app    *remote.Appender
 	lost   time.Time  // when a connection broke that had sent messages
 	sent   []*sending // whose answers may not be filed
+	broken int        // connections that broke
 
 	state    sync.Mutex // below mu
 	boxes    map[backend.MailboxName]*mailbox
@@ -237,6 +238,7 @@ func (i *account) drop() {
 		i.client = nil
 	}
 	i.lost = time.Now()
+	i.broken++
 }
 
 // do runs commands on the connection. One that had been idle and is gone costs
@@ -351,6 +353,9 @@ func (i *account) Remove(ctx context.Context, name backend.MailboxName) error {
 	default:
 		i.mu.Lock()
 		err := i.do(ctx, func(c *remote.Client) error { return c.DeleteMailbox(ctx, b.raw) })
+		if err == nil {
+			err = i.unsubscribe(ctx, b.raw)
+		}
 		i.mu.Unlock()
 		if err != nil && !backend.IsKind(err, backend.KindNotFound) {
 			return fmt.Errorf("delete %q at the target: %w", b.raw, err)

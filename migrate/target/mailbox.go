@@ -34,6 +34,7 @@ type mailbox struct {
 	// Guarded by i.mu.
 	failed  error            // it cannot be created or opened
 	checked bool             // the map fits the target
+	broken  int              // i.broken, as of the last check
 	sel     *remote.Selected // as of when it was opened; nil: not yet
 	adopt   *adoption        // what the target has and the map does not
 	resent  map[[8]byte]int  // sent a second time: the first may have arrived late
@@ -83,11 +84,18 @@ func (b *mailbox) begin(ctx context.Context, validity uint32) error {
 
 // check makes the map fit the target; callers hold i.mu.
 func (b *mailbox) check(ctx context.Context) error {
-	if b.checked {
+	if b.checked && b.broken == b.i.broken {
 		return nil
 	}
 	if err := b.i.quiesce(); err != nil {
 		return err
+	}
+	if b.checked { // only what was on the way can be wrong
+		if err := b.resolve(ctx); err != nil {
+			return err
+		}
+		b.broken = b.i.broken
+		return nil
 	}
 	if b.sel == nil {
 		if err := b.open(ctx); err != nil {
@@ -117,7 +125,7 @@ func (b *mailbox) check(ctx context.Context) error {
 			return err
 		}
 	}
-	b.checked = true
+	b.checked, b.broken = true, b.i.broken
 	return nil
 }
 
@@ -232,11 +240,6 @@ func discard(msgs []backend.ImportMessage) {
 func (b *mailbox) take(ctx context.Context, msgs []backend.ImportMessage) ([]backend.ImportMessage, error) {
 	if err := b.check(ctx); err != nil {
 		return nil, err
-	}
-	if _, doubts := b.m.counts(); doubts > 0 && b.i.app == nil {
-		if err := b.resolve(ctx); err != nil {
-			return nil, err
-		}
 	}
 	var limit int64
 	if b.sel == nil {
@@ -706,6 +709,12 @@ func (b *mailbox) gone(set imap.UIDSet) {
 func (b *mailbox) Seal(ctx context.Context, uidNext uint32, highestModSeq uint64, firstRecent uint32) error {
 	b.i.mu.Lock()
 	defer b.i.mu.Unlock()
+	if err := b.check(ctx); err != nil {
+		return err
+	}
+	if _, doubts := b.m.counts(); doubts > 0 {
+		return backend.Errorf(backend.KindTemporary, "The target's answers are not complete.", "mailbox %q: %d messages in doubt", b.raw, doubts)
+	}
 	if len(b.resent) > 0 {
 		if err := b.lateDoubles(ctx); err != nil {
 			return err

@@ -172,6 +172,9 @@ func (i *account) renames(ctx context.Context, p []*wanted) error {
 			continue
 		}
 		i.o.Log.Info("renamed at the target", "from", b.raw, "to", w.raw)
+		if err := i.unsubscribe(ctx, b.raw); err != nil {
+			return err
+		}
 		w.exists = true
 		if err := i.take(b, w); err != nil {
 			return err
@@ -371,7 +374,7 @@ func (i *account) selectNew(ctx context.Context, p []*wanted) error {
 		_, doubts := b.m.counts()
 		if st := status[b.raw]; st != nil && doubts == 0 && h.DstValidity != 0 && st.UIDValidity == h.DstValidity &&
 			st.Messages == h.DstMessages && st.UIDNext == h.DstUIDNext {
-			b.checked = true
+			b.checked, b.broken = true, i.broken
 			b.seen(st.Messages, st.UIDNext)
 			continue
 		}
@@ -442,6 +445,17 @@ func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName
 		}
 	}
 	return nil
+}
+
+// unsubscribe takes the subscription of a name back that is gone; callers hold mu.
+func (i *account) unsubscribe(ctx context.Context, raw string) error {
+	if i.o.Rules.NoSubscribe {
+		return nil
+	}
+	return i.do(ctx, func(c *remote.Client) error {
+		_, err := c.Subscribe(ctx, nil, []string{raw}) // it may not have been there
+		return err
+	})
 }
 
 // tooMany is the guard against mass deletion: more than a tenth, and more than ten.
