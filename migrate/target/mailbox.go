@@ -536,9 +536,8 @@ func (b *mailbox) allowed(uid imap.UID, flags []imap.Flag) []imap.Flag {
 		return flags
 	}
 	keeps := func(f imap.Flag) bool {
-		system := strings.HasPrefix(string(f), `\`)
 		for _, p := range b.sel.PermanentFlags {
-			if p == `\*` && !system || strings.EqualFold(string(p), string(f)) {
+			if p == `\*` || strings.EqualFold(string(p), string(f)) {
 				return true
 			}
 		}

@@ -88,7 +88,7 @@ func (i *account) plan(boxes []backend.ImportMailbox) ([]*wanted, error) {
 			}
 		}
 	}
-	taken := make(map[string]backend.MailboxName)
+	taken, byRule := make(map[string]backend.MailboxName), make(map[string]bool)
 	var out []*wanted
 	for k := range boxes {
 		b := &boxes[k]
@@ -97,13 +97,13 @@ func (i *account) plan(boxes []backend.ImportMailbox) ([]*wanted, error) {
 		}
 		shown, note, wished := n.name(b)
 		for taken[foldInbox(shown)] != "" {
-			if wished {
+			if wished || byRule[foldInbox(shown)] {
 				note = fmt.Sprintf("goes to %q together with %q", shown, i.source.Show(taken[foldInbox(shown)]))
 				break
 			}
 			shown, note = shown+"_", "another mailbox has this name"
 		}
-		taken[foldInbox(shown)] = b.Name
+		taken[foldInbox(shown)], byRule[foldInbox(shown)] = b.Name, wished || byRule[foldInbox(shown)]
 		w := &wanted{ImportMailbox: *b, shown: shown, raw: remote.EncodeName(shown)}
 		if old := i.boxes[b.Name]; old != nil && old.want == w.raw && old.want != "" {
 			w.want, w.raw = old.want, old.raw // as an earlier run had to
