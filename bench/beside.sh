@@ -31,7 +31,6 @@ PROXY_PEERS=${PROXY_PEERS:-relay perdition nginx nginx-fix dovecot dovecot-cache
 STORE_PEERS=${STORE_PEERS:-dovecot-maildir dovecot-mdbox}
 MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4 doveadm-backup-8 imapsync-1}
 COPY_ROWS=${COPY_ROWS:-mbsync-big mailferry-copy-big mbsync-1 mailferry-copy-1 mbsync-4 mailferry-copy-4 imapsync-go-4}
-MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4}
 BIN=${BIN:-$RUN/mailferry}
 CLIENTS=${CLIENTS:-1 50 200} # of the login rows
 TCONNS=${TCONNS:-1 8 50}     # of the relay rows
