@@ -353,9 +353,6 @@ func (i *account) Remove(ctx context.Context, name backend.MailboxName) error {
 	default:
 		i.mu.Lock()
 		err := i.do(ctx, func(c *remote.Client) error { return c.DeleteMailbox(ctx, b.raw) })
-		if err == nil {
-			err = i.unsubscribe(ctx, b.raw)
-		}
 		i.mu.Unlock()
 		if err != nil && !backend.IsKind(err, backend.KindNotFound) {
 			return fmt.Errorf("delete %q at the target: %w", b.raw, err)
