@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -25,9 +26,10 @@ type driver struct {
 	move     Move
 	route    route
 	acct     *account
-	failures int // in a row
-	refusals int // for want of room, in a row
-	beside   int // failures of what is read beside mail, in a row
+	failures int    // in a row
+	refusals int    // for want of room, in a row
+	why      string // it failed, as metrics call it; empty: its holds did
+	beside   int    // failures of what is read beside mail, in a row
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
@@ -141,6 +143,9 @@ func (d *driver) become(m Move) error {
 	}
 	if was.State != m.State {
 		d.e.stateChanged(d.b, d.user, was.State, m.State)
+		if f := d.e.opt.Metrics.Failed; f != nil && m.State == Failed {
+			f(cmp.Or(d.why, "hold"))
+		}
 	}
 	return nil
 }
@@ -209,7 +214,7 @@ func held(good EventKind, err error) Event {
 // that will not go away.
 func (d *driver) outcome(good EventKind, err error) (Event, error) {
 	if err == nil {
-		d.failures, d.refusals = 0, 0
+		d.failures, d.refusals, d.why = 0, 0, ""
 		return Event{Kind: good}, nil
 	}
 	if room, _ := refusal(err, false); room {
@@ -222,6 +227,7 @@ func (d *driver) outcome(good EventKind, err error) (Event, error) {
 		}
 		return Event{Kind: EvFailed, Reason: err.Error()}, nil
 	}
+	d.why = backend.KindOf(err).String()
 	d.failures++
 	d.log.Warn("attempt failed", "state", d.move.State, "attempt", d.failures, "error", err)
 	switch k := backend.KindOf(err); {

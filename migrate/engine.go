@@ -21,11 +21,15 @@ type Engine struct {
 	slots  chan struct{} // one per user on hold
 	lines  lineCount
 	hosts  *hosts
+	hooks  []*hookRunner
 	signer *Signer
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
+
+	endHooks context.CancelFunc
+	hooksEnd sync.WaitGroup
 
 	ticking     sync.Once
 	resumed     chan struct{} // closed when Resume has read the batches
@@ -59,6 +63,13 @@ func New(o Options) (*Engine, error) {
 	close(e.calm)
 	e.hosts = newHosts(o.Dial)
 	e.hosts.backoff = e.timing.BackOff
+	ctx, end := context.WithCancel(context.Background())
+	e.endHooks = end
+	for _, h := range o.Hooks {
+		r := newHookRunner(h, e.log, o.Metrics.Hook, e.timing.BackOff)
+		e.hooks = append(e.hooks, r)
+		e.hooksEnd.Go(func() { r.run(ctx) })
+	}
 	if o.Metrics.Throttle != nil {
 		e.hosts.tell = o.Metrics.Throttle
 	}
@@ -90,6 +101,9 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	spec.Users = unique(spec.Users)
 	spec.order()
 	if err := e.checkStores(&spec); err != nil {
+		return "", err
+	}
+	if err := e.checkHooks(&spec); err != nil {
 		return "", err
 	}
 	if busy := e.busy(spec.Users); busy != "" {
@@ -158,9 +172,14 @@ func (e *Engine) busy(users []string) string {
 }
 
 // ObserveLatency tells how long a live user waited for the answer of a store, whose
-// host is named where the store serves several. It is cheap and may be called by
+// address counts where the store serves several. It is cheap and may be called by
 // many at once.
-func (e *Engine) ObserveLatency(store, host string, d time.Duration) { e.hosts.observe(store, host, d) }
+func (e *Engine) ObserveLatency(store, host string, d time.Duration) {
+	if s := e.opt.Stores[store]; s == nil || s.Address != "" {
+		host = ""
+	}
+	e.hosts.observe(store, host, d)
+}
 
 // tick looks at the pace of things every second, until the engine is closed.
 func (e *Engine) tick() {
@@ -342,6 +361,7 @@ func (e *Engine) stateChanged(b *batch, user string, from, to State) {
 	if f := e.opt.Metrics.State; f != nil {
 		f(from, to)
 	}
+	e.tellHooks(b, user, from, to)
 	if f := b.spec.OnChange; f != nil {
 		f(b.user(user))
 	}
@@ -364,5 +384,7 @@ func (e *Engine) Close() error {
 	e.mu.Unlock()
 	e.cancel(errClosed)
 	e.wg.Wait()
+	e.endHooks()
+	e.hooksEnd.Wait()
 	return nil
 }

@@ -30,6 +30,8 @@ type BatchSpec struct {
 	// are flipped: by default the same.
 	Window     Windows `json:"window,omitzero"`
 	FlipWindow Windows `json:"flip_window,omitzero"`
+	// Hooks are the names of hooks to tell beside those that every batch has.
+	Hooks []string `json:"hooks,omitempty"`
 	// StopAt halts the batch, as Pause does, when too many of a wave failed.
 	StopAt StopRule `json:"stop_at,omitzero"`
 	// Parallel users at a time; default 4.
@@ -160,6 +162,9 @@ type Options struct {
 	Logger   *slog.Logger
 	Metrics  Metrics
 	Timing   Timing
+	// Hooks are told of changes of users' states. They never delay a move; events
+	// that wait when the process dies are lost.
+	Hooks []Hook
 	// Holds is how many users may be on hold at once; default 2.
 	Holds int
 	// Account is how a user logs in at a store in mode LoginUser: name and
@@ -176,6 +181,10 @@ type Metrics struct {
 	Hold     func(d time.Duration, flipped bool)
 	// Throttle tells how many users of a store's host may be worked on, of how many.
 	Throttle func(host string, users, most int)
+	// Failed tells why a move failed: a backend.Kind's name, or hold.
+	Failed func(reason string)
+	// Hook tells what came of an event for a hook: told, failed, dropped.
+	Hook func(hook, result string)
 }
 
 // Timing are the limits of a move; zero values are the defaults.

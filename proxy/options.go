@@ -154,6 +154,9 @@ type Options struct {
 
 	Logger   *slog.Logger
 	Registry prometheus.Registerer
+	// Latency, if set, is told how long clients wait for a store's first answer to
+	// a command, for one in eight of those that are not pipelined. It must be quick.
+	Latency func(store, host string, d time.Duration)
 
 	parkAfter time.Duration // of tests; 0: parkAfter
 }

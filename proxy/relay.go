@@ -56,6 +56,7 @@ type session struct {
 
 	upBuf, downBuf buffer // of their goroutines
 	upOut, downOut output
+	probe          probe
 
 	// clientW and backendW are held over a write, so that lines stay whole.
 	// Order: clientW, mu; backendW, mu; never both of the former.
@@ -180,9 +181,13 @@ func (s *session) feedUp() (more bool, err error) {
 		s.mu.Unlock()
 		return true, nil
 	}
+	idle := s.p.o.Latency != nil && s.tr.quiet()
 	n, more := s.tr.fromClient(s.upBuf.bytes(), out)
 	l, inject := s.leg, s.tr.injects()
 	s.mu.Unlock()
+	if idle && len(out.backend) > 0 && s.probe.begin() {
+		s.probe.sent.Store(time.Now().UnixNano())
+	}
 	s.carryOut(l, out)
 	s.upBuf.drop(n)
 	if s.upBuf.r == s.upBuf.w {
@@ -282,6 +287,9 @@ func (s *session) downLeg(l *leg) error {
 		s.downBuf.filled(n)
 		if n > 0 {
 			s.p.downOctets.Add(float64(n))
+			if s.probe.sent.Load() != 0 {
+				s.answered()
+			}
 		}
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			l.quiet.disarm(l.Conn)

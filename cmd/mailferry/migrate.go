@@ -76,6 +76,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.StringVar(&r.To, "to", "", "the `store` to move to")
 	f.IntVar(&r.Limit, "limit", 0, "only the next `N` users, by priority, who are not at their new store yet")
 	f.IntVar(&r.WaveSize, "wave-size", 0, "begin with `N` users, and with the next N when they are done")
+	f.StringSliceVar(&r.Hooks, "hook", nil, "tell this `hook` of the configuration, beside those that every batch has")
 	f.StringVar(&r.StopAt, "stop-at", "", "pause when so many users of a wave failed: 10, or `5%`")
 	f.StringVar(&r.Window, "window", "", "copy and flip only in this `time` of the day or week")
 	f.StringVar(&r.FlipWindow, "flip-window", "", "flip users only in this `time`; they are copied before")

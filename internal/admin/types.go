@@ -112,6 +112,8 @@ type MoveRequest struct {
 	Window     string `json:"window,omitempty"`
 	FlipWindow string `json:"flip_window,omitempty"`
 	StopAt     string `json:"stop_at,omitempty"`
+	// Hooks are names of configured hooks, beside those that every batch has.
+	Hooks []string `json:"hooks,omitempty"`
 }
 
 // MoveOptions are what a request says of one user alone.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"mailferry/backend"
 	"mailferry/internal/admin"
@@ -56,6 +57,13 @@ func (a *App) buildProxy(host string) (err error) {
 		MaxFailures: a.conf.Limits.FailedLogins, MaxMessage: int64(a.conf.Limits.Message),
 		MaxRecipients: a.conf.Limits.Recipients, SpoolDir: a.path(dirSpool),
 		Logger: a.log.With("part", "proxy"), Registry: a.o.Registry,
+	}
+	if a.conf.HasRole(config.RoleMigrate) {
+		o.Latency = func(store, host string, d time.Duration) {
+			if a.moves != nil {
+				a.moves.ObserveLatency(store, host, d)
+			}
+		}
 	}
 	if a.backends, err = proxy.NewBackends(proxy.BackendsOptions{Logger: o.Logger, Registry: a.o.Registry}); err != nil {
 		return err

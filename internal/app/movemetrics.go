@@ -21,8 +21,13 @@ func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 	octets := prometheus.NewCounter(prometheus.CounterOpts{Name: "mailferry_migrate_bytes_total", Help: "Bytes of messages that were copied."})
 	holds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "mailferry_migrate_hold_seconds",
 		Help: "How long users were on hold, by result: flipped, aborted.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 11)}, []string{"result"})
+	failures := vec("failures_total", "Moves that failed, by reason: a kind of error, or hold.", "reason")
+	throttles := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mailferry_migrate_throttle_users",
+		Help: "Users of a store's host that may be worked on at a time."}, []string{"host"})
+	hooks := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailferry_migrate_hook_events_total",
+		Help: "Events for a hook, by result: told, failed, dropped."}, []string{"hook", "result"})
 	var errs []error
-	for _, c := range []prometheus.Collector{states, messages, octets, holds} {
+	for _, c := range []prometheus.Collector{states, messages, octets, holds, failures, throttles, hooks} {
 		errs = append(errs, r.Register(c))
 	}
 	return migrate.Metrics{
@@ -32,7 +37,10 @@ func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 			messages.WithLabelValues("vanished").Add(float64(vanished))
 			messages.WithLabelValues("flagged").Add(float64(flagged))
 		},
-		Octets: func(n int64) { octets.Add(float64(n)) },
+		Failed:   func(reason string) { failures.WithLabelValues(reason).Inc() },
+		Throttle: func(host string, users, _ int) { throttles.WithLabelValues(host).Set(float64(users)) },
+		Hook:     func(hook, result string) { hooks.WithLabelValues(hook, result).Inc() },
+		Octets:   func(n int64) { octets.Add(float64(n)) },
 		Hold: func(d time.Duration, flipped bool) {
 			result := "aborted"
 			if flipped {

@@ -28,8 +28,13 @@ func (a *App) buildMigration(context.Context) error {
 	for _, s := range a.stores {
 		stores[s.Name] = s
 	}
+	hooks, err := moveHooks(a.conf.Migrate.Hooks)
+	if err != nil {
+		return err
+	}
 	a.moves, err = migrate.New(migrate.Options{
-		Dir: a.path(dirMoves), Importer: a.store.Importer(), Placements: a.places,
+		Hooks: hooks,
+		Dir:   a.path(dirMoves), Importer: a.store.Importer(), Placements: a.places,
 		Lookup: a.dirs.fresh, SetStore: a.dirs.SetStore, Stores: stores,
 		Logger: a.log.With("part", "migrate"), Metrics: metrics, Holds: a.conf.Migrate.Holds,
 		Timing: migrate.Timing{Hold: a.conf.Migrate.HoldLimit, Quiet: a.conf.Migrate.ConfirmTime},
@@ -40,6 +45,22 @@ func (a *App) buildMigration(context.Context) error {
 	a.parts = append(a.parts, part{name: "migration", serve: untilDone,
 		stop: func(context.Context) error { return a.moves.Close() }}) // bounded by the longest hold
 	return nil
+}
+
+// moveHooks are the configured hooks in the engine's terms.
+func moveHooks(list []config.Hook) (hooks []migrate.Hook, err error) {
+	for _, c := range list {
+		h := migrate.Hook{Name: c.Name, Command: c.Command, URL: c.URL, Secret: c.Secret, Named: c.Named, Timeout: c.Timeout}
+		for _, name := range c.States {
+			var s migrate.State
+			if err := s.UnmarshalText([]byte(name)); err != nil {
+				return nil, fmt.Errorf("hook %s: %w", c.Name, err)
+			}
+			h.States = append(h.States, s)
+		}
+		hooks = append(hooks, h)
+	}
+	return hooks, nil
 }
 
 // untilDone is the service of a part that works in goroutines of its own.
@@ -98,7 +119,7 @@ func (m *migrations) spec(r *admin.MoveRequest) (*migrate.BatchSpec, error) {
 		return nil, err
 	}
 	spec := &migrate.BatchSpec{Users: r.Users, From: r.From, To: r.To, Parallel: cmp.Or(r.Parallel, m.app.conf.Migrate.Parallel),
-		Dry: r.Dry, CopyOnly: r.CopyOnly, WaveSize: r.WaveSize,
+		Dry: r.Dry, CopyOnly: r.CopyOnly, WaveSize: r.WaveSize, Hooks: r.Hooks,
 		Reread: r.Reread, Prove: r.Prove,
 		POP3: migrate.POP3Mode(cmp.Or(r.POP3, m.app.conf.Migrate.POP3)), ForcePOP3: r.ForcePOP3}
 	if err := copyRules(spec, r.Copy); err != nil {

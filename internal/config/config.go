@@ -272,6 +272,18 @@ type Migrate struct {
 	HoldLimit   time.Duration `mapstructure:"hold_limit" doc:"Longest hold; a longer one is taken back and tried again." default:"5s"`
 	ConfirmTime time.Duration `mapstructure:"confirm_limit" doc:"How long proxies may take to confirm a hold." default:"3s"`
 	POP3        string        `mapstructure:"pop3" doc:"Whose POP3 unique ids and order are carried over: auto (whom the directory allows POP3, where the old store takes the login), always (an old store that cannot be asked fails the move) or never." default:"auto"`
+	Hooks       []Hook        `mapstructure:"hooks" doc:"Who is told when the state of a user's move changes."`
+}
+
+// Hook is told of moves.
+type Hook struct {
+	Name    string        `mapstructure:"name" doc:"Name, for logs, metrics and --hook." required:"true"`
+	Command []string      `mapstructure:"command" doc:"A program and its arguments, run without a shell: the event comes as JSON on its standard input and in MAILFERRY_USER, MAILFERRY_STATE, MAILFERRY_WAS, MAILFERRY_BATCH, MAILFERRY_FROM, MAILFERRY_TO and MAILFERRY_REASON."`
+	URL     string        `mapstructure:"url" doc:"In place of a command: an address that gets the event as JSON by POST."`
+	Secret  Secret        `mapstructure:"secret" doc:"Signs what is posted: X-Mailferry-Signature is sha256= and the HMAC-SHA256, in hexadecimal, of X-Mailferry-Timestamp, a dot and the body."`
+	States  []string      `mapstructure:"states" doc:"States to tell of, such as final and failed. Default: all."`
+	Named   bool          `mapstructure:"named" doc:"Only for batches that name it with --hook." default:"false"`
+	Timeout time.Duration `mapstructure:"timeout" doc:"Limit of one attempt; there are five, with growing pauses." default:"10s"`
 }
 
 // Secret is a password in a configuration: it hides itself.

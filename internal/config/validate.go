@@ -80,6 +80,7 @@ func validate(c *Config, r *report) {
 	}
 	checkNames(c, r)
 	checkMoveGroups(c, r)
+	checkHooks(c, r)
 }
 
 // checkRequired reports required fields that are empty.
@@ -294,6 +295,33 @@ func checkMoveGroups(c *Config, r *report) {
 		}
 		if len(g.Stores) == 1 {
 			r.add(fmt.Sprintf("move_groups[%d].stores", i), "a group needs two stores or more")
+		}
+	}
+}
+
+// moveStates are those that hooks may name.
+var moveStates = []string{"listed", "checked", "copying", "following", "ready", "holding", "flipped", "soaking", "final", "failed",
+	"paused", "rolled back"}
+
+func checkHooks(c *Config, r *report) {
+	seen := map[string]bool{}
+	for i, h := range c.Migrate.Hooks {
+		key := fmt.Sprintf("migrate.hooks[%d]", i)
+		if h.Name != "" && seen[h.Name] {
+			r.add(key+".name", "%q is taken", h.Name)
+		}
+		seen[h.Name] = true
+		if (len(h.Command) > 0) == (h.URL != "") {
+			r.add(key, "needs either a command or a url")
+		}
+		if u, err := url.Parse(h.URL); h.URL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+			r.add(key+".url", "is not an address: write http://host/path or https://host/path")
+		}
+		if h.Secret != "" && h.URL == "" {
+			r.add(key+".secret", "signs what is posted: it goes with a url")
+		}
+		for j, s := range h.States {
+			oneOf(r, fmt.Sprintf("%s.states[%d]", key, j), s, moveStates)
 		}
 	}
 }
