@@ -366,6 +366,13 @@ func (b *batch) active() bool {
 	return !b.ended
 }
 
+// brokenOff reports a batch that ended although users need something more.
+func (b *batch) brokenOff() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended && !b.complete()
+}
+
 func (b *batch) doneWith(user string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -449,7 +456,7 @@ func (b *batch) summary() *BatchStatus {
 }
 
 func (b *batch) summaryLocked() *BatchStatus {
-	st := &BatchStatus{ID: b.spec.ID, From: b.spec.From, To: b.spec.To, Paused: b.paused, Stopped: b.stopped, Finished: b.ended,
+	st := &BatchStatus{ID: b.spec.ID, From: b.spec.From, To: b.spec.To, Until: b.spec.until(), Paused: b.paused, Stopped: b.stopped, Finished: b.ended,
 		Counts: make(map[State]int), Waits: b.halt, Total: len(b.spec.Users), Running: len(b.atWork)}
 	for s, n := range b.counts {
 		if n > 0 {

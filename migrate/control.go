@@ -170,8 +170,26 @@ func (e *Engine) Wait(ctx context.Context, id BatchID) (*BatchStatus, error) {
 // passes, and holds that run are finished. It is remembered over a restart.
 func (e *Engine) Pause(id BatchID) error { return e.order(id, orderPause) }
 
-// Continue goes on with a paused batch.
-func (e *Engine) Continue(id BatchID) error { return e.order(id, orderContinue) }
+// Continue goes on with a paused batch, and with one that ended before its users
+// were done because its journal could not be written.
+func (e *Engine) Continue(id BatchID) error {
+	b, err := e.batch(id)
+	if err != nil {
+		return err
+	}
+	if b.brokenOff() {
+		j, r, err := openJournal(e.dir(id))
+		if err != nil {
+			return err
+		}
+		b = newBatch(r.spec, j)
+		b.restore(r)
+		if err := e.launch(b); err != nil {
+			return err
+		}
+	}
+	return e.order(id, orderContinue)
+}
 
 // Stop ends a batch for good: copies are cut off, holds that run are finished,
 // users who are not flipped stay where they are.

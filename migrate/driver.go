@@ -82,13 +82,17 @@ func (d *driver) run(ctx context.Context, enough func(Move) bool) error {
 			d.move, _ = d.move.Next(Event{Kind: EvExpired})
 		}
 		next, acts := d.move.Next(ev)
-		if err := d.become(next); err != nil {
-			if !refusable(acts) {
-				return err
-			}
+		switch err := d.become(next); {
+		case err == nil:
+		case refusable(acts):
 			// What may not be begun without a record is not begun.
-			next, acts = next.Next(Event{Kind: EvFailed, Reason: "journal: " + err.Error()})
+			next, acts = next.Next(Event{Kind: EvFailed, Reason: err.Error()})
 			d.move = next
+		case next.State == Holding:
+			// The user is given back: that needs no record, the placement tells.
+			d.log.Error("a hold goes on without its journal", "error", err)
+		default:
+			return err
 		}
 		todo = append(todo, acts...)
 	}

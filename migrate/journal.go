@@ -3,6 +3,7 @@ package migrate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,9 @@ import (
 type journal struct {
 	dir string
 
-	mu sync.Mutex
-	f  *os.File // guarded by mu
+	mu  sync.Mutex
+	f   *os.File // nil when it is closed; guarded by mu
+	err error    // why it could not be written; guarded by mu
 }
 
 // record is one line. Exactly one of its parts is set.
@@ -184,7 +186,7 @@ func (j *journal) write(rec record) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.f == nil {
-		return errors.New("journal is closed")
+		return cmp.Or(j.err, errors.New("journal is closed"))
 	}
 	_, err = j.f.Write(append(b, '\n'))
 	if err == nil {
@@ -192,7 +194,7 @@ func (j *journal) write(rec record) error {
 	}
 	if err != nil { // half a line may be there: nothing may follow it
 		j.f.Close()
-		j.f = nil
+		j.f, j.err = nil, err
 	}
 	return err
 }

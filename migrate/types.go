@@ -112,6 +112,7 @@ type BatchStatus struct {
 	To       string  `json:"to"`
 	Paused   bool    `json:"paused,omitempty"`
 	Stopped  bool    `json:"stopped,omitempty"`
+	Until    State   `json:"until"`    // where moves end: final, ready, checked
 	Finished bool    `json:"finished"` // every user is done, or the batch was stopped
 	// Waits says what a batch waits for that does not run: a window, a user's
 	// time, or an operator after too many failures.

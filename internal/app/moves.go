@@ -391,13 +391,14 @@ func shownMove(b *migrate.BatchStatus, u *migrate.UserStatus) admin.Move {
 		m.Done = true
 	case migrate.Failed, migrate.RolledBack:
 		m.Done, m.Failed = true, true
-	case migrate.Checked, migrate.Ready: // where --dry and --copy-only end
-		m.Done = !u.Running && b.Finished
+	case migrate.Flipped, migrate.Soaking:
+		m.Done = b.Finished
 	default:
 		m.Done = b.Finished
-	}
-	if b.Stopped && m.Done && u.State != migrate.Final && !m.Failed {
-		m.Failed, m.Reason = true, fmt.Sprintf("the batch was stopped while the user was %s", u.State)
+		if m.Done && u.State != b.Until { // --dry and --copy-only end earlier
+			m.Failed = true
+			m.Reason = cmp.Or(u.Reason, fmt.Sprintf("the batch was stopped while the user was %s", u.State))
+		}
 	}
 	return m
 }
