@@ -290,7 +290,8 @@ func TestEngineSurvivesCrashes(t *testing.T) {
 				e, dead := r.life(t, 5+rng.IntN(60)+life*4)
 				var err error
 				if id == "" {
-					id, err = e.Start(context.Background(), BatchSpec{Users: r.users(), To: "home", Parallel: 2})
+					id, err = e.Start(context.Background(), BatchSpec{Users: r.users(), To: "home", Parallel: 2,
+						WaveSize: int(seed % 3)}) // all at once, one by one, two and one
 				} else {
 					err = e.Resume(context.Background())
 				}

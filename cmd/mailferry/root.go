@@ -136,5 +136,9 @@ func (c *cli) ask(fn func(ctx context.Context, node *admin.Client, args []string
 // interactive reports whether a person reads what is printed.
 func (c *cli) interactive() bool {
 	f, ok := c.stdout.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 // nothing can be drawn on a terminal without a size
 }
