@@ -24,6 +24,8 @@ type office struct {
 	ldap    *mailtest.Slapd
 	dovecot *mailtest.Dovecot
 	cyrus   *mailtest.Cyrus
+	// of examples
+	imaps, pop3, pop3s string
 }
 
 // newOffice has the users anna and bert at old1 and cleo at old2. more is added
@@ -163,14 +165,19 @@ func (o *office) login(t *testing.T, user string) *talk {
 	return k
 }
 
-// deliver brings a message by LMTP.
-func (o *office) deliver(t *testing.T, to string) {
+// deliver brings a message to a user of example.org by LMTP.
+func (o *office) deliver(t *testing.T, user string) {
+	t.Helper()
+	o.deliverTo(t, user+"@example.org")
+}
+
+func (o *office) deliverTo(t *testing.T, to string) {
 	t.Helper()
 	k := dialTalk(t, o.lmtp)
 	k.say(t, "", "220 ")
 	k.say(t, "LHLO test", "250 ")
 	k.say(t, "MAIL FROM:<sender@example.org>", "250 ")
-	k.say(t, "RCPT TO:<"+to+"@example.org>", "250 ")
+	k.say(t, "RCPT TO:<"+to+">", "250 ")
 	k.say(t, "DATA", "354 ")
 	k.say(t, "Subject: hello\r\n\r\nbody\r\n.", "250 ")
 	k.say(t, "QUIT", "221 ")
