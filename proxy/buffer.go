@@ -131,6 +131,7 @@ type wakeReader struct {
 	bell    chan struct{} // for await
 	closing time.Time     // read deadline at the end of a session
 
+	tcp   *net.TCPConn // below; nil: not without TLS
 	quiet quiet
 	berth berth
 }

@@ -25,13 +25,14 @@ const codeBad = "BAD"
 // leg is one backend connection of a session.
 type leg struct {
 	net.Conn
-	pre   []byte // received before the relay began
-	quiet quiet  // down's
+	pre   []byte       // received before the relay began
+	tcp   *net.TCPConn // below; nil: not without TLS
+	quiet quiet        // down's
 	berth berth
 }
 
 func (s *session) newLeg(b BackendConn) *leg {
-	return &leg{Conn: b.Conn, pre: b.Buffered, quiet: quietOf(&s.p.parker, b.Conn)}
+	return &leg{Conn: b.Conn, pre: b.Buffered, tcp: tcpOf(b.Conn), quiet: quietOf(&s.p.parker, b.Conn)}
 }
 
 // Close ends the connection; who is parked there learns of it.
@@ -87,7 +88,7 @@ func newSession(f *front, client net.Conn, b BackendConn, route backend.Route, t
 		log: label(f.p.logs[f.proto.name], slog.String("session", f.id), slog.String("user", route.User)), route: route,
 		tr:   tr,
 		done: make(chan struct{})}
-	s.leg, s.client.quiet = s.newLeg(b), quietOf(&f.p.parker, client)
+	s.leg, s.client.quiet, s.client.tcp = s.newLeg(b), quietOf(&f.p.parker, client), tcpOf(client)
 	s.active.Store(s.started.UnixNano())
 	return s
 }
@@ -121,6 +122,9 @@ func (s *session) up() {
 		if err != nil {
 			s.bye(codeBad, err.Error())
 			break
+		}
+		if len(s.upBuf.bytes()) == 0 {
+			s.spliceUp()
 		}
 		p, full := s.upBuf.space()
 		if full && more {
@@ -275,6 +279,11 @@ func (s *session) downLeg(l *leg) error {
 	for {
 		if len(s.downBuf.bytes()) > 0 {
 			if err := s.feedDown(l); err != nil {
+				return err
+			}
+		}
+		if len(s.downBuf.bytes()) == 0 {
+			if err := s.spliceDown(l); err != nil {
 				return err
 			}
 		}
