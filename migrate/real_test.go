@@ -26,6 +26,8 @@ type source struct {
 	user        string
 	password    string
 	sep, prefix string
+	kill        func()           // -9
+	start       func(testing.TB) // again, behind kill
 }
 
 func storeAt(t testing.TB, typ backend.StoreType, addr string, login backend.Login) *backend.Store {
@@ -44,7 +46,7 @@ func realSources(t *testing.T, test func(t *testing.T, s *source), only ...strin
 	dovecot := func(o mailtest.DovecotOptions) func(t *testing.T) *source {
 		return func(t *testing.T) *source {
 			d := mailtest.StartDovecot(t, o)
-			return &source{addr: d.IMAP, user: "anna", password: d.Password, sep: d.Separator, prefix: d.Prefix,
+			return &source{addr: d.IMAP, user: "anna", password: d.Password, sep: d.Separator, prefix: d.Prefix, kill: d.Kill, start: d.Start,
 				store: storeAt(t, backend.StoreDovecot, d.IMAP, backend.Login{Mode: backend.LoginMaster,
 					User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)})}
 		}
@@ -53,7 +55,7 @@ func realSources(t *testing.T, test func(t *testing.T, s *source), only ...strin
 		return func(t *testing.T) *source {
 			o.Users = []string{"anna"}
 			c := mailtest.StartCyrus(t, o)
-			return &source{addr: c.IMAP, user: "anna", password: c.Password, sep: c.Separator, prefix: c.Prefix,
+			return &source{addr: c.IMAP, user: "anna", password: c.Password, sep: c.Separator, prefix: c.Prefix, kill: c.Kill, start: c.Start,
 				store: storeAt(t, backend.StoreCyrus, c.IMAP, backend.Login{Mode: backend.LoginAuthzid,
 					User: c.Admin, Secret: backend.Secret(c.AdminPassword)})}
 		}
