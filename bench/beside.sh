@@ -3,6 +3,7 @@
 #
 #   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; about 40 minutes,
 #                         of which the proxy takes 15)
+#   beside.sh copy        copies into a foreign Dovecot, beside the tools and the bare pipe (COPY_ROWS)
 #   beside.sh profile     CPU profiles of mailferry under the loads of the parts
 #   beside.sh down        stop everything that a part has started
 #

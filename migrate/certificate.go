@@ -32,7 +32,9 @@ type Certificate struct {
 	Proved    uint64               `json:"proved"`
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
-	Pause     *Pause               `json:"pause,omitempty"`
+	// Note says what holds for all of a copy into a foreign store.
+	Note  string `json:"note,omitempty"`
+	Pause *Pause `json:"pause,omitempty"`
 	// POP3 is nil where nobody asked for POP3 identities.
 	POP3 *POP3Certificate `json:"pop3,omitempty"`
 	// Side is what was carried over beside mail; nil before it was read.
@@ -98,6 +100,7 @@ func (a *account) certify(level string) *Certificate {
 	a.certifyPOP3(c)
 	a.certifySide(c)
 	if f, ok := a.imp.(backend.ForeignImport); ok {
+		c.Note = "The new store gives UIDs and a UIDVALIDITY of its own: mail clients download everything again."
 		for _, n := range f.Notes() {
 			c.Exception = append(c.Exception, Exception{Mailbox: a.namespace.Show(n.Mailbox), UID: n.UID, What: n.What, Skipped: n.Skipped})
 		}

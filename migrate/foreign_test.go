@@ -126,8 +126,8 @@ func TestForeignTarget(t *testing.T) {
 				for user := range loads {
 					c := judged(t, j.Verify(t, manifests[user], to.judge, user))
 					cert, err := e.Certificate(user)
-					if err != nil {
-						t.Fatalf("%v: %+v", err, st.Users)
+					if err != nil || cert.Note == "" {
+						t.Fatalf("%v: %+v, %+v", err, cert, st.Users)
 					}
 					if told[user] == nil { // what the first run sent is not told again
 						told[user] = cert
