@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -287,4 +288,21 @@ func TestManageSieveSTARTTLS(t *testing.T) {
 	c.expect(`NO "Data behind STARTTLS"`)
 	c.expect("BYE")
 	c.end()
+}
+
+// TestManageSieveShutdown: the command that runs is answered, then BYE.
+func TestManageSieveShutdown(t *testing.T) {
+	inSieve(t, nil, func(w *world) {
+		c, b := w.sieveLogin("anna")
+		c.sendLine("LISTSCRIPTS")
+		b.expect("LISTSCRIPTS")
+		go w.p.Shutdown(context.Background())
+		synctest.Wait()
+		c.silent()
+		b.send("\"main\" ACTIVE\r\nOK\r\n")
+		for _, want := range []string{"\"main\" ACTIVE", "OK", "BYE (TRYLATER) \"Server is shutting down"} {
+			c.expect(want)
+		}
+		c.end()
+	})
 }
