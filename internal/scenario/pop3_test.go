@@ -35,10 +35,10 @@ func TestPOP3UsersMove(t *testing.T) {
 	for _, s := range f.stores {
 		f.ldap.AddUsers(t, mailtest.LDAPUser{UID: s.users[0], Mail: s.users[0] + "@" + domain, Password: password, MailHost: s.name})
 		if s.kind == "courier" {
-			s.append(t, 14)
+			s.append(t, 6)
 			continue
 		}
-		f.fill(t, s, 24) // getmail forks for each message, and loses a child now and then for a minute
+		f.fill(t, s, 24)
 	}
 	n := newNode(t, f)
 	var all []*popUser
@@ -79,7 +79,7 @@ func (s *oldStore) append(t *testing.T, n int) {
 			c.Append("INBOX", []string{"", `\Seen`, `\Flagged`}[i%3], time.Time{}, []byte(text))
 		}
 		c.Cmd("SELECT INBOX")
-		c.Cmd(`STORE 3:5,9 +FLAGS.SILENT (\Deleted)`)
+		c.Cmd(`STORE 2:3 +FLAGS.SILENT (\Deleted)`)
 		c.Cmd("EXPUNGE")
 		c.Close()
 	}
@@ -106,13 +106,13 @@ func (f *farm) passwords(t *testing.T) string {
 	return path
 }
 
-// popUser has two clients that leave mail on the server, a session of IMAP that
+// popUser has clients that leave mail on the server, a session of IMAP that
 // waits, and a loop that lists ids.
 type popUser struct {
 	node    *node
 	name    string
-	getmail *mailtest.GetmailClient
-	home    string // of fetchmail
+	getmail *mailtest.GetmailClient // of one of them
+	home    string                  // of fetchmail
 	imap    *mailtest.IMAPConn
 	first   []string // the ids before
 
@@ -122,8 +122,10 @@ type popUser struct {
 
 func newPOPUser(t *testing.T, n *node, name string) *popUser {
 	t.Helper()
-	u := &popUser{node: n, name: name, home: t.TempDir(),
-		getmail: mailtest.NewGetmail(t, "POP3", mailtest.Account{Addr: n.pop3, User: name, Password: password}, false)}
+	u := &popUser{node: n, name: name, home: t.TempDir()}
+	if name == "p03" { // it forks for each message, and loses a child now and then for a minute: few messages
+		u.getmail = mailtest.NewGetmail(t, "POP3", mailtest.Account{Addr: n.pop3, User: name, Password: password}, false)
+	}
 	_, port, _ := net.SplitHostPort(n.pop3)
 	rc := fmt.Sprintf("poll 127.0.0.1 protocol pop3 port %s uidl user %q password %q keep sslproto '' no rewrite mda \"cat >> %s/box\"\n",
 		port, name, password, u.home)
@@ -137,7 +139,11 @@ func newPOPUser(t *testing.T, n *node, name string) *popUser {
 	if u.first, err = u.list(); err != nil || len(u.first) < 3 {
 		t.Fatalf("%s: %d messages, %v", name, len(u.first), err)
 	}
-	for i, got := range []string{u.getmail.Run(t).Got, u.fetchmail(t)} {
+	fetched := []string{u.fetchmail(t)}
+	if u.getmail != nil {
+		fetched = append(fetched, u.getmail.Run(t).Got)
+	}
+	for i, got := range fetched {
 		if have := strings.Count("\n"+got, "\nFrom ") + strings.Count("\n"+got, "\nReceived: "); have < len(u.first) {
 			t.Fatalf("client %d of %s has fetched %d octets for %d messages", i, name, len(got), len(u.first))
 		}
@@ -226,9 +232,8 @@ func (u *popUser) check(t *testing.T) {
 	if err != nil || !slices.Equal(ids, u.first) {
 		t.Errorf("%s: ids %.300q, %v; before %.300q", u.name, ids, err, u.first)
 	}
-	was := len(u.getmail.Run(t).Got) // twice: what comes after is new to the first of them
-	if now := len(u.getmail.Run(t).Got); now != was {
-		t.Errorf("getmail of %s fetched %d octets more", u.name, now-was)
+	if u.getmail != nil { // what it fetches, our store counts
+		u.getmail.Run(t)
 	}
 	u.fetchmail(t)
 	u.imap.Cmd("NOOP") // on the connection from before
