@@ -23,10 +23,11 @@ type fakeStore struct {
 	mu    sync.Mutex
 	users map[string]*fakeUser
 	// fail, when set, is asked before each operation.
-	fail   func(op string) error
-	most   int      // octets of a message; 0: any number
-	puts   int      // messages that were filed, repeated ones included
-	rotten imap.UID // Reread gives other octets for it
+	fail       func(op string) error
+	most       int      // octets of a message; 0: any number
+	puts       int      // messages that were filed, repeated ones included
+	rotten     imap.UID // Reread gives other octets for it
+	unreadable bool     // no body can be read again
 }
 
 type fakeUser struct {

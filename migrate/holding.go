@@ -22,7 +22,7 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 			}
 		}
 		if err := d.secondLook(ctx); err != nil {
-			return d.outcome(EvSynced, err)
+			return d.besideFailed(err)
 		}
 		if ev, ok, err := d.pop3Ready(ctx); !ok {
 			return ev, err
@@ -39,7 +39,7 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 	}
 	if err := d.acct.sumAhead(ctx); err != nil {
 		d.release()
-		return d.outcome(EvSynced, err)
+		return d.besideFailed(err)
 	}
 	if err := d.acct.sideData(ctx, false); err != nil {
 		d.release()

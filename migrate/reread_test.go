@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"iter"
+	"strings"
 	"testing"
 
 	"github.com/emersion/go-imap/v2"
@@ -16,6 +17,10 @@ func (b *fakeBox) Reread(ctx context.Context, pick func(imap.UID) bool) iter.Seq
 		for m, err := range b.Messages(ctx) {
 			if err == nil && !pick(m.UID) {
 				continue
+			}
+			if b.user.store.unreadable {
+				yield(backend.RereadMessage{}, backend.NewError(backend.KindUnavailable, "the disk is away"))
+				return
 			}
 			r := backend.RereadMessage{UID: m.UID, Size: m.Size, Digest: m.Digest, Filed: m.Digest, FiledSize: m.Size}
 			if m.UID == b.user.store.rotten {
@@ -42,6 +47,18 @@ func TestRereadFindsRot(t *testing.T) {
 	st = wait(t, e, start(t, e, BatchSpec{Users: r.users(), Reread: 100}))
 	if c, err := e.Certificate("u00"); err != nil || c.Reread != 40 || st.Counts[Final] != 1 {
 		t.Errorf("%+v %v", c, err)
+	}
+}
+
+// TestSecondLookThatNeverWorks ends the move after some attempts, although
+// every pass in between is fine.
+func TestSecondLookThatNeverWorks(t *testing.T) {
+	r := newRig(t, 1, 4)
+	r.target.unreadable = true
+	e := r.engine(t)
+	st := wait(t, e, start(t, e, BatchSpec{Users: r.users(), Reread: 100, Attempts: 3}))
+	if u := st.Users[0]; u.State != Failed || !strings.Contains(u.Reason, "the disk is away") {
+		t.Errorf("%+v", u)
 	}
 }
 
