@@ -41,7 +41,8 @@ func TestSeveralConnectionsPerMailbox(t *testing.T) {
 			t.Fatalf("UID %d is another message", uid)
 		}
 	}
-	if most != 2 || dialled.Load() > 3 || open.Load() != 0 {
+	// Whether there is a second one depends on how soon the first has done all.
+	if most < 1 || most > 2 || dialled.Load() > 3 || open.Load() != 0 {
 		t.Errorf("%d further connections at most, %d dialled, %d left open", most, dialled.Load(), open.Load())
 	}
 	if err := a.compare(t.Context(), false); err != nil {
