@@ -104,6 +104,9 @@ func (p *Proxy) tlsFor(proto *protocol) *tls.Config {
 	c.NextProtos = []string{proto.alpn}
 	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
 	p.askCertificate(c)
+	if !c.SessionTicketsDisabled {
+		rotateTickets(c)
+	}
 	first, _ := p.tls.LoadOrStore(proto.alpn, c)
 	return first.(*tls.Config)
 }

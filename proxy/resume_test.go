@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"crypto/tls"
+	"io"
+	"net"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"mailferry/internal/mailtest"
 )
@@ -27,4 +31,42 @@ func TestTLSResumption(t *testing.T) {
 			c.Close()
 		}
 	}
+}
+
+// TestTicketsAreGoodForADay: the keys are changed, so that a ticket is worth
+// nothing a day later, though nobody came in between.
+func TestTicketsAreGoodForADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := mailtest.NewCA(t)
+		server, client := ca.ServerConfig(t), ca.Client()
+		rotateTickets(server)
+		client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		for i, step := range []struct {
+			wait   time.Duration
+			resume bool
+		}{
+			{0, false},
+			{11 * time.Hour, true}, // a new ticket, of the same key
+			{2 * time.Hour, true},  // of the second key
+			{23 * time.Hour, true}, // of the third
+			{24 * time.Hour, false},
+			{time.Hour, true},
+		} {
+			time.Sleep(step.wait)
+			a, b := net.Pipe()
+			go func() { // as long as the client
+				c := tls.Server(a, server)
+				defer c.Close()
+				_, _ = c.Write([]byte("*"))
+			}()
+			c := tls.Client(b, client)
+			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // tickets come first
+				t.Fatal(err)
+			}
+			if got := c.ConnectionState().DidResume; got != step.resume {
+				t.Errorf("connection %d: resumed %v", i, got)
+			}
+			b.Close()
+		}
+	})
 }

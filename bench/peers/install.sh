@@ -43,7 +43,7 @@ install_imapflow() {
 }
 imapflow_version() { sed -n 's/^ *"version": "\(.*\)",*$/\1/p' "$PEERS_CACHE/imapflow/node_modules/imapflow/package.json" 2>/dev/null; }
 # scan: what judges TLS, and the server that it is compared with.
-install_scan() { packages nmap nginx libnginx-mod-mail; }
+install_scan() { packages nmap testssl.sh nginx libnginx-mod-mail; }
 # pebble: a certificate authority for tests, and a DNS server for it, built at
 # the versions that pebble/go.mod pins.
 install_pebble() {
@@ -90,6 +90,7 @@ versions() {
 	version cyrus "$here/cyrus.sh" version
 	version pebble "$PEERS_CACHE/pebble/pebble" -version
 	version nmap nmap --version
+	version testssl.sh dpkg-query -W -f '${Version}\n' testssl.sh
 	version courier "$here/courier.sh" version
 	version mbsync mbsync --version
 	version offlineimap offlineimap --version

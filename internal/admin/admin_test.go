@@ -196,6 +196,9 @@ func TestHTTPSNeedsAnAdmin(t *testing.T) {
 		if resp.StatusCode != tt.want {
 			t.Errorf("%s with %q: %d, want %d", tt.path, tt.password, resp.StatusCode, tt.want)
 		}
+		if resp.Header.Get("Strict-Transport-Security") == "" {
+			t.Errorf("%s with %q: browsers are not told to stay with TLS", tt.path, tt.password)
+		}
 	}
 }
 

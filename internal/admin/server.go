@@ -51,7 +51,10 @@ func (s *Service) HTTPSHandler() http.Handler {
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.Handle("/v1/", s.admins(s.api()))
 	mux.Handle("GET /metrics", s.admins(promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{})))
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Strict-Transport-Security", "max-age=63072000")
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // healthz answers 200 or 503 and no details: anybody may ask.

@@ -42,6 +42,7 @@ func (a *App) buildAdmin(context.Context) error {
 func (a *App) httpTLS() *tls.Config {
 	c := a.certs.config()
 	c.NextProtos = []string{"http/1.1"}
+	c.SessionTicketsDisabled = true // few come, and seldom
 	return a.admins.ask(c)
 }
 

@@ -58,6 +58,7 @@ func (a *App) buildProxy(host string) (err error) {
 		MaxRecipients: a.conf.Limits.Recipients, SpoolDir: a.path(dirSpool),
 		Logger: a.log.With("part", "proxy"), Registry: a.o.Registry,
 	}
+	o.TLS.SessionTicketsDisabled = !a.conf.TLS.SessionTickets
 	if a.conf.HasRole(config.RoleMigrate) {
 		o.Latency = func(store, host string, d time.Duration) {
 			if a.moves != nil {
@@ -119,9 +120,11 @@ func (a *App) buildSubmission(host string) {
 	if !a.conf.HasRole(config.RoleIngress) || a.proxy == nil {
 		return
 	}
+	c := a.certs.config()
+	c.SessionTicketsDisabled = true // few come back soon
 	s := submission.New(submission.Options{
 		Users: submitters{dirs: a.dirs, app: a}, Router: router{dirs: a.dirs, dial: a.inward.dial, domain: host},
-		Domain: host, TLSConfig: a.certs.config(), Cleartext: submission.Cleartext(a.conf.TLS.CleartextLogin),
+		Domain: host, TLSConfig: c, Cleartext: submission.Cleartext(a.conf.TLS.CleartextLogin),
 		MaxSize: int64(a.conf.Limits.Message), MaxRecipients: a.conf.Limits.Recipients,
 		Logger: a.log.With("part", "submission"), Now: a.o.Now,
 	})

@@ -72,6 +72,7 @@ type TLS struct {
 	ACME           *ACME          `mapstructure:"acme" doc:"Have certificates made and renewed by an authority. They serve clients that ask for their names, before those of certificates; until they are there, these or the self-signed one do."`
 	CleartextLogin CleartextLogin `mapstructure:"cleartext_login" doc:"Who may log in without TLS: loopback, never or always." default:"loopback"`
 	ClientCA       string         `mapstructure:"client_ca" doc:"PEM file of the authorities that sign users' certificates. With one, clients may log in by SASL EXTERNAL, at stores with delegated login. Read again at each reload."`
+	SessionTickets bool           `mapstructure:"session_tickets" doc:"Clients of the mail proxy that come back are spared a full handshake. The keys of their tickets are kept in memory, sealed with for 12 hours and forgotten after 24." default:"true"`
 	ClientUser     string         `mapstructure:"client_user" doc:"Where a certificate names the user: email (the only mail address among its alternative names) or cn (the common name of its subject)." default:"email"`
 }
 

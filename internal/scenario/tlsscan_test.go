@@ -60,13 +60,12 @@ func scanTLS(t *testing.T, address string) scan {
 	return s
 }
 
-// TestTLSIsNoWorseThanNginx by the judgement of nmap.
-func TestTLSIsNoWorseThanNginx(t *testing.T) {
-	mailtest.Require(t, "nmap", "nginx")
-	ca, dir := mailtest.NewCA(t), t.TempDir()
-	port := func() string { return fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t)) }
-	theirs, imap, imaps, pop3s, admin := port(), port(), port(), port(), port()
-	conf := strings.NewReplacer("{dir}", dir, "{cert}", ca.Server, "{key}", ca.Key, "{addr}", theirs).Replace(nginxConf)
+// startNginx runs nginx with conf, in which {dir}, {cert} and {key} are filled
+// in, and returns when it listens on the address.
+func startNginx(t *testing.T, ca *mailtest.CA, conf, address string) {
+	t.Helper()
+	dir := t.TempDir()
+	conf = strings.NewReplacer("{dir}", dir, "{cert}", ca.Server, "{key}", ca.Key, "{addr}", address).Replace(conf)
 	if err := os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -75,38 +74,61 @@ func TestTLSIsNoWorseThanNginx(t *testing.T) {
 	if err := nginx.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		nginx.Process.Signal(syscall.SIGTERM)
 		nginx.Wait()
-	}()
+	})
+	for begin := time.Now(); ; { // nginx does not say when it listens
+		if out, _ := exec.Command("nmap", "-Pn", "-n", "-p", portOf(address), "127.0.0.1").CombinedOutput(); strings.Contains(string(out), "/tcp open") {
+			return
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal("nginx does not listen")
+		}
+	}
+}
+
+// startScanned runs a node with the tls settings, and gives its listeners.
+func startScanned(t *testing.T, ca *mailtest.CA, settings string) map[string]string {
+	t.Helper()
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{program: path, imap: imap, data: filepath.Join(dir, "data"), config: filepath.Join(dir, "mailferry.yaml")}
-	text := fmt.Sprintf("data: %s\nlisten: {imap: [%q], imaps: [%q], pop3: [], pop3s: [%q], lmtp: [], submission: [], submissions: [], admin: [%q]}\ntls: {certificates: [{cert: %q, key: %q}]}\n",
-		n.data, imap, imaps, pop3s, admin, ca.Server, ca.Key)
+	at, dir := map[string]string{}, t.TempDir()
+	for _, name := range []string{"imap", "imaps", "pop3", "pop3s", "submissions", "admin"} {
+		at[name] = fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))
+	}
+	n := &node{program: path, imap: at["imap"], data: filepath.Join(dir, "data"), config: filepath.Join(dir, "mailferry.yaml")}
+	text := fmt.Sprintf("data: %s\nlisten: {imap: [%q], imaps: [%q], pop3: [%q], pop3s: [%q], lmtp: [], submission: [], submissions: [%q], admin: [%q]}\ntls: {certificates: [{cert: %q, key: %q}]%s}\n",
+		n.data, at["imap"], at["imaps"], at["pop3"], at["pop3s"], at["submissions"], at["admin"], ca.Server, ca.Key, settings)
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if n.log, err = os.Create(filepath.Join(dir, "node.log")); err != nil {
 		t.Fatal(err)
 	}
-	defer n.log.Close()
 	n.start(t)
-	defer n.kill()
-	for begin := time.Now(); ; { // nginx does not say when it listens
-		if out, _ := exec.Command("nmap", "-Pn", "-n", "-p", portOf(theirs), "127.0.0.1").CombinedOutput(); strings.Contains(string(out), "/tcp open") {
-			break
-		}
-		if time.Since(begin) > time.Minute {
-			t.Fatal("nginx does not listen")
-		}
-	}
+	t.Cleanup(func() {
+		n.kill()
+		n.log.Close()
+	})
+	return at
+}
+
+// TestTLSIsNoWorseThanNginx by the judgement of nmap.
+func TestTLSIsNoWorseThanNginx(t *testing.T) {
+	mailtest.Require(t, "nmap", "nginx")
+	ca := mailtest.NewCA(t)
+	theirs := fmt.Sprintf("127.0.0.1:%d", mailtest.FreePort(t))
+	startNginx(t, ca, nginxConf, theirs)
+	at := startScanned(t, ca, "")
 	// The listeners share their settings: one stands for all in an ordinary run.
-	listeners := map[string]string{"imaps": imaps}
+	listeners := map[string]string{"imaps": at["imaps"]}
 	if mailtest.Soaking() {
-		listeners["pop3s"], listeners["admin"] = pop3s, admin
+		for _, name := range []string{"pop3s", "submissions", "admin"} {
+			listeners[name] = at[name]
+		}
 	}
 	var yard scan
 	scanned := make(chan scan)
