@@ -141,7 +141,9 @@ func TestTLSIsNoWorseThanNginx(t *testing.T) {
 	if len(yard.versions) == 0 || yard.least != "A" {
 		t.Fatalf("nginx, by nmap:\n%s", yard.text)
 	}
+	t.Logf("nginx: %v %v, least strength %s, warnings %q", yard.versions, yard.ciphers, yard.least, yard.warnings)
 	for name, ours := range found {
+		t.Logf("%s: %v %v, least strength %s, warnings %q", name, ours.versions, ours.ciphers, ours.least, ours.warnings)
 		if len(ours.versions) == 0 || len(ours.ciphers) == 0 || ours.least != "A" || len(ours.warnings) > len(yard.warnings) {
 			t.Errorf("%s, by nmap:\n%s\nnginx:\n%s", name, ours.text, yard.text)
 		}
