@@ -27,6 +27,7 @@ type memTarget struct {
 	store *backend.Store
 	user  *imapmemserver.User
 	fault func(n int, body string, o *imap.AppendOptions) (file bool, err error)
+	after func(n int) error // instead of the answer to what was filed; may be nil
 
 	mu sync.Mutex
 	n  int // APPENDs so far
@@ -56,7 +57,11 @@ func (s *targetSession) Append(box string, r imap.LiteralReader, o *imap.AppendO
 			return nil, err
 		}
 	}
-	return s.m.user.Append(box, &literal{*bytes.NewReader(b), int64(len(b))}, o)
+	data, err := s.m.user.Append(box, &literal{*bytes.NewReader(b), int64(len(b))}, o)
+	if err == nil && s.m.after != nil {
+		err = s.m.after(n)
+	}
+	return data, err
 }
 
 func startTarget(t *testing.T, caps ...imap.Cap) *memTarget {
@@ -194,6 +199,61 @@ func TestForeignFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestForeignFlagsOfDoubts copies into a target that keeps messages, loses their
+// flags and does not say that it has them, as a store does that dies while it
+// files: what is found there again gets its flags, and keeps those that its
+// owner has set meanwhile.
+func TestForeignFlagsOfDoubts(t *testing.T) {
+	t.Parallel()
+	src, m := startMem(t, 1, 0), startTarget(t, imap.CapUIDPlus)
+	src.store.Name = "from"
+	for n := range 12 {
+		src.deliver(t, "u00", "INBOX", fmt.Sprint("flagged ", n)) // \Flagged
+	}
+	m.fault = func(n int, _ string, o *imap.AppendOptions) (bool, error) {
+		if n%3 == 1 {
+			o.Flags = []imap.Flag{imap.FlagSeen}
+		}
+		return true, nil
+	}
+	m.after = func(n int) error {
+		if n%3 == 1 {
+			return no(imap.ResponseCodeUnavailable)
+		}
+		return nil
+	}
+	e := foreignEngine(t, t.TempDir(), src.store, m.store, nil)
+	st := wait(t, e, begin(t, e, BatchSpec{Users: []string{"u00"}, To: "to", Attempts: 40}))
+	if st.Users[0].State != Ready {
+		t.Fatalf("%+v", st.Users[0])
+	}
+	c, err := (&source{store: m.store, user: "u00"}).dial(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Examine(context.Background(), "INBOX", remote.SelectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	flagged, seen := 0, 0
+	if _, err := c.FetchMeta(context.Background(), remote.FetchMeta{UIDs: "1:*"}, func(m *remote.Meta) error {
+		for _, f := range m.Flags { // the target in memory gives them in small letters
+			switch strings.ToLower(string(f)) {
+			case `\flagged`:
+				flagged++
+			case `\seen`:
+				seen++
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if flagged != 12 || seen == 0 {
+		t.Errorf("%d of 12 messages have their flag; %d of those in doubt have the owner's", flagged, seen)
 	}
 }
 

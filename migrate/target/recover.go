@@ -3,8 +3,10 @@ package target
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -16,7 +18,9 @@ import (
 // resolve finds out what became of the messages that were sent and not
 // answered: all UIDs of the target from the lowest UIDNEXT that was recorded
 // before them are looked at, and those that no map knows are compared by their
-// content. Callers hold i.mu, and nothing is on the way.
+// content. Those that are there get the flags that they were sent with: a store
+// that died may have kept the message and not its keywords. Callers hold i.mu,
+// and nothing is on the way.
 func (b *mailbox) resolve(ctx context.Context) error {
 	var doubts []record
 	if err := b.m.each(func(r record) bool {
@@ -40,26 +44,17 @@ func (b *mailbox) resolve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		uids := make([]imap.UID, len(unknown))
-		for k, u := range unknown {
-			uids[k] = u.uid
-		}
-		read, err := contents(ctx, c, uids)
+		read, err := contents(ctx, c, uidsOf(unknown))
 		if err != nil {
 			return err
 		}
-		for _, uid := range uids {
-			got, ok := read[uid]
-			if !ok {
-				continue
-			}
-			// Equal ones were sent in the order of UIDs, and filed in it.
-			k := slices.IndexFunc(doubts, func(r record) bool { return r.state == stateDoubt && r.digest.id() == got.digest.id() })
-			if k < 0 {
-				continue
-			}
+		at := match(doubts, unknown, read)
+		if err := b.giveFlags(ctx, c, doubts, unknown, at); err != nil {
+			return err
+		}
+		for k, u := range at {
 			doubts[k].state = stateStored
-			if err := b.m.settle(imap.UID(doubts[k].src), stateStored, uid); err != nil {
+			if err := b.m.settle(imap.UID(doubts[k].src), stateStored, unknown[u].uid); err != nil {
 				return &decided{err}
 			}
 			found++
@@ -82,6 +77,79 @@ func (b *mailbox) resolve(ctx context.Context) error {
 		b.resent[r.digest.id()]++
 		if err := b.m.settle(imap.UID(r.src), stateGone, 0); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func uidsOf(list []stray) []imap.UID {
+	uids := make([]imap.UID, len(list))
+	for k, s := range list {
+		uids[k] = s.uid
+	}
+	return uids
+}
+
+// match tells for doubts which of unknown each is, by what was read of them.
+// Equal ones were sent in the order of UIDs, and filed in it.
+func match(doubts []record, unknown []stray, read map[imap.UID]content) map[int]int {
+	open := make(map[[8]byte][]int)
+	for k, r := range doubts {
+		if r.state == stateDoubt {
+			open[r.digest.id()] = append(open[r.digest.id()], k)
+		}
+	}
+	at := make(map[int]int)
+	for n, s := range unknown {
+		got, ok := read[s.uid]
+		if !ok {
+			continue
+		}
+		if list := open[got.digest.id()]; len(list) > 0 {
+			at[list[0]], open[got.digest.id()] = n, list[1:]
+		}
+	}
+	return at
+}
+
+// giveFlags adds the flags that messages were sent with and do not have. Flags
+// beyond those are their owner's, who may have seen them by now. Callers hold
+// i.mu.
+func (b *mailbox) giveFlags(ctx context.Context, c *remote.Client, doubts []record, unknown []stray, at map[int]int) error {
+	stores := make(map[string]*remote.FlagStore)
+	for k, n := range at {
+		var lost []imap.Flag
+		for _, f := range b.allowed(imap.UID(doubts[k].src), b.m.flagsOf(doubts[k].flags)) {
+			if !slices.ContainsFunc(unknown[n].flags, func(g imap.Flag) bool { return strings.EqualFold(string(f), string(g)) }) {
+				lost = append(lost, f)
+			}
+		}
+		if len(lost) == 0 {
+			continue
+		}
+		key := fmt.Sprint(lost)
+		if stores[key] == nil {
+			stores[key] = &remote.FlagStore{Flags: lost, Add: true}
+		}
+		stores[key].UIDs.AddNum(unknown[n].uid)
+	}
+	var cmds []remote.FlagStore
+	for _, key := range slices.Sorted(maps.Keys(stores)) {
+		for part := range chunks(stores[key].UIDs) {
+			cmds = append(cmds, remote.FlagStore{UIDs: part, Flags: stores[key].Flags, Add: true})
+		}
+	}
+	if len(cmds) == 0 {
+		return nil
+	}
+	b.i.o.Log.Info("the target had lost flags of messages in doubt", "mailbox", b.raw, "commands", len(cmds))
+	errs, err := c.StoreFlags(ctx, cmds)
+	if err != nil {
+		return err
+	}
+	for k, err := range errs {
+		if err != nil {
+			b.i.note(backend.ImportNote{Mailbox: b.name, What: fmt.Sprintf("the target refused the flags %v: %v", cmds[k].Flags, err)})
 		}
 	}
 	return nil
@@ -115,15 +183,21 @@ type listed struct {
 	date int64
 }
 
+// stray is a message of the target that no map knows.
+type stray struct {
+	uid   imap.UID
+	flags []imap.Flag
+}
+
 // unknown lists the messages from base on that no map knows, ascending; callers
 // hold i.mu.
-func (b *mailbox) unknown(ctx context.Context, c *remote.Client, base uint32) (out []listed, err error) {
+func (b *mailbox) unknown(ctx context.Context, c *remote.Client, base uint32) (out []stray, err error) {
 	if b.sel.Exists == 0 {
 		return nil, nil
 	}
 	_, err = c.FetchMeta(ctx, remote.FetchMeta{UIDs: fmt.Sprintf("%d:*", max(base, 1)), Items: remote.FetchAll}, func(m *remote.Meta) error {
 		if uint32(m.UID) >= base {
-			out = append(out, listed{m.UID, m.Size, m.Date.Unix()})
+			out = append(out, stray{m.UID, m.Flags})
 		}
 		return nil
 	})
@@ -144,9 +218,9 @@ func (b *mailbox) unknown(ctx context.Context, c *remote.Client, base uint32) (o
 			return nil, &decided{err}
 		}
 	}
-	out = slices.DeleteFunc(out, func(l listed) bool { return known[l.uid] })
-	slices.SortFunc(out, func(x, y listed) int { return int(int64(x.uid) - int64(y.uid)) })
-	return slices.CompactFunc(out, func(x, y listed) bool { return x.uid == y.uid }), nil
+	out = slices.DeleteFunc(out, func(l stray) bool { return known[l.uid] })
+	slices.SortFunc(out, func(x, y stray) int { return int(int64(x.uid) - int64(y.uid)) })
+	return slices.CompactFunc(out, func(x, y stray) bool { return x.uid == y.uid }), nil
 }
 
 // reconcile compares the map with a listing of the target: messages that are
@@ -337,10 +411,7 @@ func (b *mailbox) lateDoubles(ctx context.Context) error {
 		if err != nil || len(unknown) == 0 {
 			return err
 		}
-		uids := make([]imap.UID, len(unknown))
-		for k, u := range unknown {
-			uids[k] = u.uid
-		}
+		uids := uidsOf(unknown)
 		read, err := contents(ctx, c, uids)
 		if err != nil {
 			return err
