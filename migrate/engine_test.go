@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -80,11 +81,23 @@ func start(t testing.TB, e *Engine, spec BatchSpec) BatchID {
 
 func wait(t testing.TB, e *Engine, id BatchID) *BatchStatus {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	return waitUpTo(t, e, id, 30*time.Second)
+}
+
+// waitUpTo waits for a batch; where it does not end it shows what every
+// goroutine waits for.
+func waitUpTo(t testing.TB, e *Engine, id BatchID, limit time.Duration) *BatchStatus {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	st, err := e.Wait(ctx, id)
 	if err != nil {
-		t.Fatalf("batch does not end: %v: %+v", err, st)
+		var b strings.Builder
+		_ = pprof.Lookup("goroutine").WriteTo(&b, 1)
+		if now, err := e.Status(id); err == nil { // st is as of the last change
+			st = now
+		}
+		t.Fatalf("batch does not end within %v: %v: %+v\n%s", limit, err, st, b.String())
 	}
 	return st
 }

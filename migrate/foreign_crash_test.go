@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mailferry/backend"
+	"mailferry/backend/remote"
 	"mailferry/internal/mailtest"
 )
 
@@ -132,11 +133,17 @@ func TestForeignKillChild(t *testing.T) {
 	from, to := storeAt(t, backend.StoreDovecot, k.From, login), storeAt(t, backend.StoreDovecot, k.To, login)
 	from.Name, to.Name = "from", "to"
 	e := foreignEngine(t, k.Dir, from, to, nil)
-	st := wait(t, e, begin(t, e, BatchSpec{Users: []string{"anna"}, To: "to", Attempts: 100}))
+	st := waitUpTo(t, e, begin(t, e, BatchSpec{Users: []string{"anna"}, To: "to", Attempts: 100}), killedLimit)
 	if st.Users[0].State != Ready {
 		t.Fatalf("%+v", st.Users)
 	}
 }
+
+// killedLimit is how long a copy may take between stores that were killed. A
+// session of Dovecot's waits two minutes, deaf to its client, for a lock file
+// that a killed one left without its number, and the engine gives up on silence
+// after remote.ProgressTimeout: what matters here is that it gets there by itself.
+const killedLimit = 2*time.Minute + 2*remote.ProgressTimeout
 
 // TestForeignKills kills the engine, the source and the target (kill -9) at
 // random moments of a copy: nothing is lost or doubled.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -126,6 +127,7 @@ func (d *daemon) run(t testing.TB) {
 			for _, log := range append([]string{d.out}, d.logs...) {
 				t.Logf("the end of %s:\n%s", log, tail(log, 4000))
 			}
+			t.Logf("the processes of %s:\n%s", d.name, groupStates(d.pid()))
 		}
 		d.kill()
 		os.RemoveAll(d.dir)
@@ -232,19 +234,51 @@ func groupRuns(group int) bool {
 	if errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) {
 		return false
 	}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, name := range stats {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		// pid (name) state ppid pgrp
-		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-		if len(f) > 2 && f[2] == strconv.Itoa(group) && f[0] != "Z" && f[0] != "X" {
+	for f := range groupMembers(group) {
+		if f[0] != "Z" && f[0] != "X" {
 			return true
 		}
 	}
 	return false
+}
+
+// groupMembers gives, for each process of a group, what /proc/PID/stat says
+// behind its name, from the state on (proc(5)), and its pid.
+func groupMembers(group int) iter.Seq2[[]string, string] {
+	return func(yield func([]string, string) bool) {
+		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+		for _, name := range stats {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				continue
+			}
+			// pid (name) state ppid pgrp
+			f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+			if len(f) > 12 && f[2] == strconv.Itoa(group) && !yield(f, filepath.Base(filepath.Dir(name))) {
+				return
+			}
+		}
+	}
+}
+
+// groupStates shows what the processes of a group are at: a daemon that answers
+// no more and logs nothing may be computing, or wait in the kernel.
+func groupStates(group int) string {
+	var b strings.Builder
+	for f, pid := range groupMembers(group) {
+		of := func(file string) string {
+			text, _ := os.ReadFile(filepath.Join("/proc", pid, file))
+			return strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
+		}
+		user, _ := strconv.Atoi(f[11])
+		system, _ := strconv.Atoi(f[12])
+		// A tick is a hundredth of a second on every Linux that runs Go.
+		fmt.Fprintf(&b, "%s %s %.2fs of CPU, in %q: %s\n", pid, f[0], float64(user+system)/100, of("wchan"), of("cmdline"))
+		if stack := of("stack"); stack != "" {
+			fmt.Fprintf(&b, "\t%s\n", strings.ReplaceAll(stack, "\n", "\n\t"))
+		}
+	}
+	return b.String()
 }
 
 // pid is the process id of the program started last.
