@@ -136,12 +136,23 @@ func (a *account) connected(ctx context.Context) (*remote.Client, error) {
 	if a.client != nil {
 		return a.client, nil
 	}
+	a.rest()
 	c, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	a.client = c
 	return c, nil
+}
+
+// rest gives up a foreign target's connection while there is none to the
+// source: one who waits for a connection to the source holds none to the target,
+// else they could wait for those who hold one to the source and wait for the
+// target.
+func (a *account) rest() {
+	if r, ok := a.imp.(interface{ Rest() }); ok {
+		r.Rest()
+	}
 }
 
 // survey asks the source for its mailboxes. A connection that died while it was

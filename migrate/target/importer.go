@@ -190,6 +190,17 @@ func (i *account) Close() error {
 	return i.locked.Close()
 }
 
+// Rest gives up the connection; the next command dials again.
+func (i *account) Rest() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_ = i.quiesce() // what was not answered is looked for when it is needed
+	if i.client != nil {
+		_ = i.client.Logout()
+		i.client = nil
+	}
+}
+
 // connect gives the connection, a new one when there is none; callers hold mu.
 // Nothing is on the way afterwards.
 func (i *account) connect(ctx context.Context) (*remote.Client, error) {
