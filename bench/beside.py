@@ -72,7 +72,7 @@ class Table:
         for row in self.rows:
             runs = {p: calm(self.cells[row, p], self.limit) for p in peers if (row, p) in self.cells}
             medians = {p: statistics.median(v) for p, v in runs.items()}
-            others = [v for p, v in medians.items() if p != OURS and p not in YARDSTICKS]
+            others = [v for p, v in medians.items() if not p.startswith(OURS) and p not in YARDSTICKS]
             ratio = "–"
             if OURS in medians and others:
                 best = min(others) if lower else max(others)
