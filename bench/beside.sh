@@ -233,7 +233,7 @@ part_store() {
 
 migrate_up() {
 	migrate up && migrate seed || exit 1
-	config migrate "proxy, store, migrate" 127.0.0.1:22243 "" "" <<-C
+	config migrate "proxy, store, migrate" 127.0.0.1:22243 "" "" 127.0.0.1:22210 <<-C
 		directories:
 		  - {name: users, type: file, path: users, passwords: bind}
 		stores:
@@ -241,7 +241,7 @@ migrate_up() {
 		  - name: old
 		    type: dovecot
 		    address: 127.0.0.1
-		    ports: {imap: 24143}
+		    ports: {imap: 24143, pop3: 24110}
 		    tls: none
 		    login: {mode: master, user: migrator, password: masterpass}
 		move_groups: [{name: farm, stores: [old, home]}]
@@ -268,7 +268,7 @@ migrate_fresh() {
 	start migrate 22243
 }
 ours() { # LABEL USERS PARALLEL MANIFEST
-	ONCE=1 ONECALL=1 TARGET=127.0.0.1:22243 TARGET_PID=$RUN/mailferry-migrate/pid TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" migrate row "$1" mailferry "$2" "$3" "$4"
+	ONCE=1 ONECALL=1 TARGET=127.0.0.1:22243 TARGET_POP=127.0.0.1:22210 TARGET_PID=$RUN/mailferry-migrate/pid TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" migrate row "$1" mailferry "$2" "$3" "$4"
 }
 
 # again LABEL USERS PARALLEL: copied, and copied again with nothing new
