@@ -28,9 +28,12 @@ type memTarget struct {
 	user  *imapmemserver.User
 	fault func(n int, body string, o *imap.AppendOptions) (file bool, err error)
 	after func(n int) error // instead of the answer to what was filed; may be nil
+	// create answers the nth CREATE; made says whether it does it all the same.
+	create func(n int) (made bool, err error)
 
 	mu sync.Mutex
 	n  int // APPENDs so far
+	c  int // CREATEs
 }
 
 type targetSession struct {
@@ -41,6 +44,23 @@ type targetSession struct {
 func (s *targetSession) Login(string, string) error {
 	s.UserSession = imapmemserver.NewUserSession(s.m.user)
 	return nil
+}
+
+func (s *targetSession) Create(box string, o *imap.CreateOptions) error {
+	s.m.mu.Lock()
+	s.m.c++
+	n := s.m.c
+	s.m.mu.Unlock()
+	if s.m.create == nil {
+		return s.UserSession.Create(box, o)
+	}
+	made, err := s.m.create(n)
+	if made {
+		if e := s.UserSession.Create(box, o); e != nil {
+			return e
+		}
+	}
+	return err
 }
 
 func (s *targetSession) Append(box string, r imap.LiteralReader, o *imap.AppendOptions) (*imap.AppendData, error) {
@@ -129,6 +149,19 @@ func TestForeignFaults(t *testing.T) {
 					return false, no("CANNOT")
 				}
 				return true, nil
+			}},
+		{name: "cannot make a mailbox for now", state: Ready, have: 30,
+			before: func(_ *testing.T, m *memTarget) {
+				m.create = func(n int) (bool, error) {
+					if n == 1 {
+						return false, no(imap.ResponseCodeUnavailable)
+					}
+					return true, nil
+				}
+			}},
+		{name: "has a mailbox that it does not list", state: Ready, have: 30,
+			before: func(_ *testing.T, m *memTarget) {
+				m.create = func(int) (bool, error) { return true, no(imap.ResponseCodeAlreadyExists) }
 			}},
 		{name: "over quota", caps: []imap.Cap{imap.CapUIDPlus}, state: Failed, have: 5, mention: "over quota",
 			fault: func(n int, _ string, _ *imap.AppendOptions) (bool, error) {

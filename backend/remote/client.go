@@ -199,6 +199,8 @@ func statusError(name string, r response) error {
 	switch r.code {
 	case "NONEXISTENT", "TRYCREATE":
 		kind = backend.KindNotFound
+	case "ALREADYEXISTS":
+		kind = backend.KindExists
 	case "NOPERM":
 		kind = backend.KindPermission
 	case "UNAVAILABLE", "INUSE", "LIMIT", "THROTTLED", "SERVERBUG", "EXPUNGEISSUED":

@@ -228,6 +228,9 @@ func (i *account) create(ctx context.Context, p []*wanted) error {
 			return fmt.Errorf("create mailboxes: %w", err)
 		}
 		for k, w := range missing {
+			if backend.IsKind(errs[k], backend.KindTemporary) { // it says nothing of the name
+				return fmt.Errorf("create %q: %w", w.shown, errs[k])
+			}
 			w.exists, w.failed = errs[k] == nil || backend.IsKind(errs[k], backend.KindExists), errs[k]
 			if w.exists {
 				w.failed = nil
