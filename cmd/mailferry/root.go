@@ -29,8 +29,8 @@ type cli struct {
 	started bool
 }
 
-const rootHelp = `mailferry is an IMAP and LMTP proxy, a mailstore and the engine that moves
-mailboxes between stores while their owners are logged in.
+const rootHelp = `mailferry is a proxy for IMAP, POP3, ManageSieve and LMTP, a mailstore and the
+engine that moves mailboxes between stores while their owners are logged in.
 
 Start with "mailferry serve": without a configuration it is a whole mail system
 on loopback, and prints how to connect. The other commands talk to the running

@@ -32,7 +32,7 @@ func (a *App) banner(made *credentials) error {
 }
 
 func (a *App) listAddresses(b *strings.Builder) {
-	for _, name := range []string{"imap", "imaps", "lmtp", "submission", "submissions", "admin"} {
+	for _, name := range []string{"imap", "imaps", "pop3", "pop3s", "managesieve", "lmtp", "submission", "submissions", "admin"} {
 		if addr := a.listeners.addr(name); addr != "" {
 			fmt.Fprintf(b, "  %-12s %s\n", name, addr)
 		}
