@@ -153,7 +153,9 @@ func TestEngineParksForTheFlipWindow(t *testing.T) {
 	e := r.engine(t)
 	now := time.Now()
 	id := start(t, e, BatchSpec{Users: r.users(), Parallel: 1, FlipWindow: windowAt(t, now.Add(3*time.Hour), now.Add(5*time.Hour))})
-	st := until(t, e, id, func(st *BatchStatus) bool { return st.Counts[Ready] == 5 && running(st) == 0 })
+	st := until(t, e, id, func(st *BatchStatus) bool {
+		return st.Counts[Ready] == 5 && running(st) == 0 && strings.HasPrefix(st.Waits, "5 users")
+	})
 	if len(r.places.m) != 0 || !strings.Contains(st.Waits, "5 users are copied; the window for flips opens") {
 		t.Errorf("placements %v, waits %q", r.places.m, st.Waits)
 	}
