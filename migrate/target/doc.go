@@ -5,6 +5,8 @@
 //
 // uidmap.go is that map, and the journal of what was sent and not yet answered;
 // recover.go finds out what became of it. rules.go gives mailboxes their names,
-// prepare.go creates them, mailbox.go files messages, spool.go holds them until
-// the store has taken them.
+// prepare.go creates them. mailbox.go is one of them: put.go sends messages,
+// refuse.go finds those that the store will not take, flags.go and expunge.go
+// follow the source, reread.go reads back. spool.go holds messages until the
+// store has taken them.
 package target
