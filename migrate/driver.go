@@ -349,6 +349,10 @@ func (d *driver) findRoute(ctx context.Context) error {
 	if r, ok := d.b.routes.get(d.user); ok {
 		d.route.from, d.route.to, d.route.host = d.e.opt.Stores[r.From], d.e.opt.Stores[r.To], r.Host
 		d.route.entry.User = r.User
+		if err := d.e.leases.take(r.User, d.lease(), d.move.held()); err != nil {
+			d.route = route{}
+			return err
+		}
 		if d.route.from == nil || d.route.to == nil {
 			d.route = route{}
 			return backend.Errorf(backend.KindInvalid, "A store is no longer configured.", "stores %q and %q", r.From, r.To)
@@ -357,10 +361,15 @@ func (d *driver) findRoute(ctx context.Context) error {
 	}
 	r, err := d.e.resolve(ctx, &d.b.spec, d.user)
 	if err == nil {
+		err = d.e.leases.take(r.entry.User, d.lease(), d.move.held())
+	}
+	if err == nil {
 		d.route = r
 	}
 	return err
 }
+
+func (d *driver) lease() lease { return lease{batch: d.b.spec.ID, name: d.user} }
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 	t, leave, err := d.target(ctx, backend.IMAP)

@@ -21,6 +21,7 @@ type Engine struct {
 	slots  chan struct{} // one per user on hold
 	lines  lineCount
 	hosts  *hosts
+	leases leases
 	hooks  []*hookRunner
 	signer *Signer
 
@@ -34,6 +35,8 @@ type Engine struct {
 	ticking     sync.Once
 	resumed     chan struct{} // closed when Resume has read the batches
 	resumedOnce sync.Once
+
+	starts sync.Mutex // one Start at a time: who is busy is looked at before
 
 	mu      sync.Mutex
 	batches map[BatchID]*batch // guarded by mu
@@ -106,6 +109,8 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if err := e.checkHooks(&spec); err != nil {
 		return "", err
 	}
+	e.starts.Lock()
+	defer e.starts.Unlock()
 	if busy := e.busy(spec.Users); busy != "" {
 		return "", backend.Errorf(backend.KindConflict, "A user is part of a batch that runs.", "user %q", busy)
 	}
@@ -254,6 +259,7 @@ func (e *Engine) Resume(ctx context.Context) error {
 // the process died come first and beside that number: they wait for it.
 func (e *Engine) work(ctx context.Context, b *batch) {
 	defer b.end(e.log)
+	defer e.leases.leaveAll(b.spec.ID)
 	hot := newFollowers(ctx)
 	defer hot.close()
 	var wg sync.WaitGroup
@@ -303,6 +309,9 @@ func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(M
 	if err := d.run(ctx, enough); err != nil && ctx.Err() == nil {
 		d.log.Error("move ended", "state", d.move.State, "error", err)
 		b.broken(d.user, err)
+	}
+	if d.move.Done() {
+		e.leases.leave(d.route.entry.User, d.lease())
 	}
 }
 
