@@ -20,13 +20,14 @@ import (
 type account struct {
 	// Set at start.
 	user     string
-	dial     func(context.Context) (*remote.Client, error)
+	dial     dialer
 	importer backend.Importer
 	// holds go before copying: crowded asks for a pause, yield waits it out.
 	crowded func() bool
 	yield   func(context.Context) error
-	// another takes one more connection to the source, when there may be one.
-	another  func() (release func(), ok bool)
+	// another takes the place of one more connection to the source, when there
+	// may be one; release gives it up, if dial's connection did not.
+	another  func() (dial dialer, release func(), ok bool)
 	lines    lineRule
 	progress *Progress
 	log      *slog.Logger
@@ -54,6 +55,9 @@ type account struct {
 	foreign    []planned
 	subscribed []string
 }
+
+// dialer opens a connection on which the user is logged in.
+type dialer func(context.Context) (*remote.Client, error)
 
 // box is what the target has of one mailbox.
 type box struct {
@@ -113,7 +117,7 @@ func newAccount(user string, dial func(context.Context) (*remote.Client, error),
 	return &account{
 		user: user, dial: dial, importer: importer, progress: &Progress{}, log: slog.New(slog.DiscardHandler),
 		crowded: func() bool { return false }, yield: func(context.Context) error { return nil },
-		another: func() (func(), bool) { return nil, false }, lines: defaultLines, boxes: make(map[backend.MailboxName]*box),
+		another: func() (dialer, func(), bool) { return nil, nil, false }, lines: defaultLines, boxes: make(map[backend.MailboxName]*box),
 	}
 }
 

@@ -33,7 +33,6 @@ type driver struct {
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
-	left     bool    // the account does not count among the source's connections any more
 	visitor  visitor // at the host of the old store
 	guest    visitor // at that of a foreign new one
 	crew     *crew   // nil: nobody's
@@ -335,7 +334,6 @@ func (d *driver) prepare(ctx context.Context) error {
 		}
 		d.acct.pop3, d.acct.side = d.maildrop(), d.sideState()
 		d.acct.another = d.another
-		d.e.lines.add(d.route.from, d.route.host, 1)
 		d.b.attach(d.user, d.acct.progress)
 	}
 	return nil
@@ -372,10 +370,14 @@ func (d *driver) findRoute(ctx context.Context) error {
 func (d *driver) lease() lease { return lease{batch: d.b.spec.ID, name: d.user} }
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
-	t, leave, err := d.target(ctx, backend.IMAP)
+	t, leave, err := d.target(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return d.dialAt(ctx, t, leave)
+}
+
+func (d *driver) dialAt(ctx context.Context, t remote.Target, leave func()) (*remote.Client, error) {
 	c, err := dialIMAP(ctx, t)
 	d.heard(ctx, err)
 	if err != nil {
@@ -399,12 +401,20 @@ func dialIMAP(ctx context.Context, t remote.Target) (*remote.Client, error) {
 	return c, nil
 }
 
-// another takes a further connection to the source.
-func (d *driver) another() (release func(), ok bool) {
-	if !d.host().idle() {
-		return nil, false
+// another takes the place of a further connection to the source, if there is one.
+func (d *driver) another() (dial dialer, release func(), ok bool) {
+	pl := d.e.hosts.further(d.host(), &d.visitor)
+	if pl == nil {
+		return nil, nil, false
 	}
-	return d.e.lines.another(d.route.from, d.route.host)
+	return func(ctx context.Context) (*remote.Client, error) {
+		t, err := d.account()
+		if err != nil {
+			return nil, err
+		}
+		t.Dial = pl.dial
+		return d.dialAt(ctx, t, pl.leave)
+	}, pl.leave, true
 }
 
 // maildrop is the POP3 side of an account; nil where the user has none.
@@ -417,7 +427,7 @@ func (d *driver) maildrop() *maildrop {
 }
 
 func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
-	t, leave, err := d.target(ctx, backend.POP3)
+	t, leave, err := d.target(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -432,7 +442,7 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 // sideState is what the account needs to read what is beside mail.
 func (d *driver) sideState() *sideState {
 	return &sideState{named: d.route.from.Ports[backend.ManageSieve] != 0, dial: func(ctx context.Context) (*remote.TextConn, error) {
-		t, leave, err := d.target(ctx, backend.ManageSieve)
+		t, leave, err := d.target(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -459,12 +469,11 @@ func (d *driver) heard(ctx context.Context, err error) bool {
 // target is the user at the old store, with a place for one connection, which
 // leave gives up unless the connection was opened: then its end does. It waits
 // until the store may be asked for it.
-func (d *driver) target(ctx context.Context, p backend.Protocol) (t remote.Target, leave func(), err error) {
-	t = d.targetAt(d.route.from, d.route.host)
-	if err := d.b.login(d.user, &t); err != nil {
+func (d *driver) target(ctx context.Context) (t remote.Target, leave func(), err error) {
+	if t, err = d.account(); err != nil {
 		return t, nil, err
 	}
-	pl, err := d.e.hosts.place(ctx, d.host(), &d.visitor, p)
+	pl, err := d.e.hosts.place(ctx, d.host(), &d.visitor)
 	if err != nil {
 		return t, nil, err
 	}
@@ -472,10 +481,16 @@ func (d *driver) target(ctx context.Context, p backend.Protocol) (t remote.Targe
 	return t, pl.leave, nil
 }
 
+// account is the user at the old store, with their login.
+func (d *driver) account() (remote.Target, error) {
+	t := d.targetAt(d.route.from, d.route.host)
+	return t, d.b.login(d.user, &t)
+}
+
 // dialForeign is dialSource for a foreign store as the new one, within its limits.
 func (d *driver) dialForeign(ctx context.Context, to *backend.Store) (*remote.Client, error) {
 	h := d.e.hosts.of(to, "")
-	pl, err := d.e.hosts.place(ctx, h, &d.guest, backend.IMAP)
+	pl, err := d.e.hosts.place(ctx, h, &d.guest)
 	if err != nil {
 		return nil, err
 	}
@@ -533,10 +548,6 @@ func (d *driver) cleanup() {
 	d.release()
 	if d.acct != nil {
 		d.acct.close()
-		if !d.left {
-			d.left = true
-			d.e.lines.add(d.route.from, d.route.host, -1)
-		}
 	}
 	if d.move.State == Flipped { // what is left needs no memory of the mail
 		d.acct.forget()

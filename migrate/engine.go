@@ -19,7 +19,6 @@ type Engine struct {
 	timing Timing
 	log    *slog.Logger
 	slots  chan struct{} // one per user on hold
-	lines  lineCount
 	hosts  *hosts
 	leases leases
 	hooks  []*hookRunner

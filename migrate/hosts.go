@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"mailferry/backend"
+	"mailferry/backend/remote"
 )
 
 // hosts bounds what all batches together ask of each host of a foreign store:
@@ -35,11 +37,11 @@ type host struct {
 	octets *rate.Limiter // nil: no limit
 
 	mu       sync.Mutex
-	open     map[backend.Protocol]int // connections; guarded by mu
-	working  []*visitor               // in the order in which they came; guarded by mu
-	throttle *throttle                // guarded by mu
-	latency  latencies                // of live users; guarded by mu
-	changed  chan struct{}            // closed and renewed; guarded by mu
+	open     int           // connections, of whatever protocol and purpose; guarded by mu
+	working  []*visitor    // in the order in which they came; guarded by mu
+	throttle *throttle     // guarded by mu
+	latency  latencies     // of live users; guarded by mu
+	changed  chan struct{} // closed and renewed; guarded by mu
 }
 
 // visitor is a move that works on a host's user.
@@ -48,8 +50,12 @@ type visitor struct {
 	urgent atomic.Bool  // the user is on hold
 }
 
+// linesOf bounds the connections of all migrations to one host of a store.
+func linesOf(s *backend.Store) int {
+	return cmp.Or(max(s.MaxConnections, 0), remote.ProfileOf(s.Type).Connections)
+}
+
 const (
-	defaultConnections = 8
 	// spare: with so many connections one is kept for second ones.
 	spare = 3
 	// readChunk is the most that one read takes against the limit of octets.
@@ -77,11 +83,7 @@ func (hs *hosts) of(s *backend.Store, addr string) *host {
 	defer hs.mu.Unlock()
 	h := hs.m[name]
 	if h == nil {
-		h = &host{name: name, most: s.MaxConnections, open: map[backend.Protocol]int{}, changed: make(chan struct{}),
-			logins: rate.NewLimiter(rate.Inf, 1)}
-		if h.most <= 0 {
-			h.most = defaultConnections
-		}
+		h = &host{name: name, most: linesOf(s), changed: make(chan struct{}), logins: rate.NewLimiter(rate.Inf, 1)}
 		if s.MaxLogins > 0 {
 			h.logins = rate.NewLimiter(rate.Limit(s.MaxLogins), 1)
 		}
@@ -99,27 +101,43 @@ type place struct {
 	hs   *hosts
 	h    *host
 	v    *visitor
-	port backend.Protocol
 	once sync.Once
 }
 
-// place waits until v may open a connection to h by p, within all limits. It is
-// given up by leave, or with the connection that dial opened.
-func (hs *hosts) place(ctx context.Context, h *host, v *visitor, p backend.Protocol) (*place, error) {
-	if err := h.enter(ctx, v, p); err != nil {
+// place waits until v may open a connection to h, within all limits. It is given
+// up by leave, or with the connection that dial opened.
+func (hs *hosts) place(ctx context.Context, h *host, v *visitor) (*place, error) {
+	if err := h.enter(ctx, v); err != nil {
 		return nil, err
 	}
-	pl := &place{hs: hs, h: h, v: v, port: p}
-	if err := h.logins.Wait(ctx); err != nil {
-		pl.leave()
-		return nil, err
-	}
-	return pl, nil
+	return &place{hs: hs, h: h, v: v}, nil
 }
 
-func (p *place) leave() { p.once.Do(func() { p.h.leave(p.v, p.port) }) }
+// further is place for one more connection of v, when there is room for it at
+// once and h was never slow or short of it of late; else nil.
+func (hs *hosts) further(h *host, v *visitor) *place {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	room := h.most
+	if h.most >= spare {
+		room--
+	}
+	users, from := h.throttle.allowed()
+	if h.open >= room || users < h.throttle.most || !time.Now().After(from) {
+		return nil
+	}
+	h.takeLocked(v)
+	return &place{hs: hs, h: h, v: v}
+}
 
+func (p *place) leave() { p.once.Do(func() { p.h.leave(p.v) }) }
+
+// dial opens the connection when the host may have one more login.
 func (p *place) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if err := p.h.logins.Wait(ctx); err != nil {
+		p.leave()
+		return nil, err
+	}
 	c, err := p.hs.dial(ctx, network, addr)
 	if err != nil {
 		p.leave()
@@ -133,15 +151,12 @@ func (p *place) dial(ctx context.Context, network, addr string) (net.Conn, error
 // one as well, which others leave free, where there are few one more than the
 // limit: so nobody waits for a second connection while all are held by those who
 // wait.
-func (h *host) enter(ctx context.Context, v *visitor, port backend.Protocol) error {
+func (h *host) enter(ctx context.Context, v *visitor) error {
 	for {
 		h.mu.Lock()
-		again, ok := h.roomLocked(time.Now(), v, port)
+		again, ok := h.roomLocked(time.Now(), v)
 		if ok {
-			h.open[port]++
-			if v.open.Add(1) == 1 {
-				h.working = append(h.working, v)
-			}
+			h.takeLocked(v)
 			h.mu.Unlock()
 			return nil
 		}
@@ -153,7 +168,14 @@ func (h *host) enter(ctx context.Context, v *visitor, port backend.Protocol) err
 	}
 }
 
-func (h *host) roomLocked(now time.Time, v *visitor, port backend.Protocol) (again time.Time, ok bool) {
+func (h *host) takeLocked(v *visitor) {
+	h.open++
+	if v.open.Add(1) == 1 {
+		h.working = append(h.working, v)
+	}
+}
+
+func (h *host) roomLocked(now time.Time, v *visitor) (again time.Time, ok bool) {
 	users, from := h.throttle.allowed()
 	limit := h.most
 	switch second := v.open.Load() > 0; {
@@ -162,7 +184,7 @@ func (h *host) roomLocked(now time.Time, v *visitor, port backend.Protocol) (aga
 	case !second && !v.urgent.Load() && h.most >= spare:
 		limit--
 	}
-	if h.open[port] >= limit {
+	if h.open >= limit {
 		return time.Time{}, false
 	}
 	if v.urgent.Load() || v.open.Load() > 0 {
@@ -174,19 +196,10 @@ func (h *host) roomLocked(now time.Time, v *visitor, port backend.Protocol) (aga
 	return time.Time{}, len(h.working) < users
 }
 
-// idle reports that a move may have a further connection at once: there is room,
-// and the host was never slow or short of it of late.
-func (h *host) idle() bool {
+func (h *host) leave(v *visitor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	users, from := h.throttle.allowed()
-	return h.open[backend.IMAP] < h.most && users == h.throttle.most && time.Now().After(from)
-}
-
-func (h *host) leave(v *visitor, port backend.Protocol) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.open[port]--
+	h.open--
 	if v.open.Add(-1) == 0 {
 		if i := slices.Index(h.working, v); i >= 0 {
 			h.working = slices.Delete(h.working, i, i+1)

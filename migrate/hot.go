@@ -127,16 +127,16 @@ func (f *followers) keep(d *driver) {
 	if f.run[d.user] != nil || len(f.run) >= hotMost || d.route.from == nil || f.ctx.Err() != nil {
 		return
 	}
-	release, ok := d.another()
-	if !ok {
+	room := d.e.hosts.further(d.host(), &d.visitor)
+	if room == nil {
 		return
 	}
+	room.leave() // a pass takes it
 	ctx, stop := context.WithCancel(f.ctx)
 	w := &follower{stop: stop, done: make(chan struct{})}
 	f.run[d.user] = w
 	f.wg.Go(func() {
 		defer close(w.done)
-		defer release()
 		defer d.acct.close()
 		d.log.Info("the copy is kept hot")
 		for wait := d.e.timing.BackOff; ctx.Err() == nil; wait = min(2*wait, 64*d.e.timing.BackOff) {

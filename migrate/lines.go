@@ -64,7 +64,7 @@ func (l *lines) look(c *remote.Client) {
 		return
 	}
 	l.rate = rate
-	release, ok := l.a.another()
+	dial, release, ok := l.a.another()
 	if !ok {
 		l.full = true
 		return
@@ -74,7 +74,7 @@ func (l *lines) look(c *remote.Client) {
 	l.extra = append(l.extra, cp)
 	l.wg.Go(func() {
 		defer release()
-		if err := l.run(cp); err != nil {
+		if err := l.run(cp, dial); err != nil {
 			l.mu.Lock()
 			l.broke = true
 			l.mu.Unlock()
@@ -84,8 +84,8 @@ func (l *lines) look(c *remote.Client) {
 }
 
 // run is one further connection. What it does not bring is asked for again.
-func (l *lines) run(cp *copier) error {
-	c, err := l.a.dial(l.ctx)
+func (l *lines) run(cp *copier, dial dialer) error {
+	c, err := dial(l.ctx)
 	if err != nil {
 		return err
 	}

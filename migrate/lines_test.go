@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"mailferry/backend"
 	"mailferry/backend/remote"
 )
 
@@ -24,12 +23,12 @@ func TestSeveralConnectionsPerMailbox(t *testing.T) {
 	dial := a.dial
 	a.dial = func(ctx context.Context) (*remote.Client, error) { dialled.Add(1); return dial(ctx) }
 	a.lines = impatient
-	a.another = func() (func(), bool) {
+	a.another = func() (dialer, func(), bool) {
 		if open.Load() == 2 {
-			return nil, false
+			return nil, nil, false
 		}
 		most = max(most, open.Add(1))
-		return func() { open.Add(-1) }, true
+		return a.dial, func() { open.Add(-1) }, true
 	}
 	synced(t, a)
 	b := fs.box(t, "anna", "INBOX")
@@ -65,30 +64,11 @@ func TestFurtherConnectionBreaks(t *testing.T) {
 			fs := newFakeStore()
 			a := h.account(fs)
 			defer a.close()
-			a.lines, a.another = impatient, func() (func(), bool) { return func() {}, true }
+			a.lines, a.another = impatient, func() (dialer, func(), bool) { return a.dial, func() {}, true }
 			synced(t, a)
 			if n := len(fs.box(t, "anna", "INBOX").msgs); n != 3000 || fs.puts != 3000 || exceptionsOf(a) != "" {
 				t.Errorf("%d messages, %d put, exceptions %q", n, fs.puts, exceptionsOf(a))
 			}
 		})
-	}
-}
-
-func TestConnectionsOfAStoreAreBounded(t *testing.T) {
-	l, s := &lineCount{}, &backend.Store{Name: "old", MaxConnections: 3}
-	l.add(s, "a", 2)
-	release, ok := l.another(s, "a")
-	if !ok {
-		t.Fatal("the third connection is refused")
-	}
-	if _, ok := l.another(s, "a"); ok {
-		t.Error("a fourth connection")
-	}
-	if _, ok := l.another(s, "b"); !ok {
-		t.Error("another host has none yet")
-	}
-	release()
-	if _, ok := l.another(s, "a"); !ok {
-		t.Error("a connection that was given back is not there")
 	}
 }

@@ -176,7 +176,7 @@ func TestHostLimits(t *testing.T) {
 				v := &visitor{}
 				h := hs.of(s, "")
 				for range 2 { // the second one is needed while the first is open
-					p, err := hs.place(t.Context(), h, v, backend.IMAP)
+					p, err := hs.place(t.Context(), h, v)
 					if err != nil {
 						t.Error(err)
 						return
@@ -198,10 +198,41 @@ func TestHostLimits(t *testing.T) {
 		if took := time.Since(began); took < 79*100*time.Millisecond {
 			t.Errorf("80 logins took %v", took)
 		}
-		if h := hs.of(s, ""); h.open[backend.IMAP] != 0 || len(h.working) != 0 {
+		if h := hs.of(s, ""); h.open != 0 || len(h.working) != 0 {
 			t.Errorf("left behind: %v, %d", h.open, len(h.working))
 		}
 	})
+}
+
+// A further connection is one that nobody waits for: the last one is left to
+// those who need a second connection, and a host that was short of room of late
+// gives none.
+func TestFurtherConnectionsOfAHost(t *testing.T) {
+	hs := newHosts(nil)
+	s := &backend.Store{Name: "old", MaxConnections: 4}
+	h, v := hs.of(s, "a"), &visitor{}
+	if _, err := hs.place(t.Context(), h, v); err != nil {
+		t.Fatal(err)
+	}
+	p := hs.further(h, v)
+	if p == nil || hs.further(h, v) == nil {
+		t.Fatal("there is no second or third connection")
+	}
+	if hs.further(h, v) != nil {
+		t.Error("the last one is gone")
+	}
+	if hs.further(hs.of(s, "b"), &visitor{}) == nil {
+		t.Error("another host has none yet")
+	}
+	p.leave()
+	p.leave()
+	if h.open != 2 || hs.further(h, v) == nil {
+		t.Errorf("what was given back is not there: %d are open", h.open)
+	}
+	h.throttle.refused(time.Now(), 4, time.Minute)
+	if h.open--; hs.further(h, v) != nil {
+		t.Error("a host without room gave one more")
+	}
 }
 
 func TestHostOctets(t *testing.T) {
@@ -215,7 +246,7 @@ func TestHostOctets(t *testing.T) {
 		began := time.Now()
 		var wg sync.WaitGroup
 		for range 2 {
-			p, err := hs.place(t.Context(), hs.of(s, ""), &visitor{}, backend.IMAP)
+			p, err := hs.place(t.Context(), hs.of(s, ""), &visitor{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -245,11 +276,11 @@ func TestUrgentGoesAhead(t *testing.T) {
 		h.throttle.refused(time.Now(), 4, time.Minute)
 		v := &visitor{}
 		v.urgent.Store(true)
-		if _, err := hs.place(t.Context(), h, v, backend.IMAP); err != nil {
+		if _, err := hs.place(t.Context(), h, v); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if _, err := hs.place(t.Context(), h, &visitor{}, backend.IMAP); err != nil || time.Since(began) < time.Minute {
+		if _, err := hs.place(t.Context(), h, &visitor{}); err != nil || time.Since(began) < time.Minute {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})
