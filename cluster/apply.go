@@ -124,9 +124,9 @@ func (w *worker) applyEntry(g *group, e *raftpb.Entry) error {
 // stops the replica.
 func (w *worker) applyKind(g *group, index uint64, kind byte, id entryID, payload []byte) (result []byte, refused, err error) {
 	switch kind {
-	case kindCommand:
+	case kindCommand, kindPlaced:
 		w.commands++
-		return w.applyCommand(g, index, payload)
+		return w.applyCommand(g, index, kind == kindPlaced, payload)
 	case kindChunk:
 		return nil, nil, w.applyChunk(g, index, payload)
 	case kindAbort:
@@ -139,10 +139,10 @@ func (w *worker) applyKind(g *group, index uint64, kind byte, id entryID, payloa
 	return nil, nil, fmt.Errorf("entry of unknown kind %d: written by a newer version?", kind)
 }
 
-func (w *worker) applyCommand(g *group, index uint64, payload []byte) (result []byte, refused, err error) {
+func (w *worker) applyCommand(g *group, index uint64, placed bool, payload []byte) (result []byte, refused, err error) {
 	t := &w.tx
 	t.reset(w, g, index)
-	cmd, bodies, err := parseCommand(payload, t.bodies)
+	cmd, bodies, err := parseCommand(payload, placed, t.bodies)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -26,6 +26,7 @@ type staged struct {
 	frames []byte  // whole body when chunks is 0
 	stage  stageID // where its chunks are otherwise
 	chunks uint64
+	places []place // or these; each holds a pin
 	taken  atomic.Bool
 }
 
@@ -54,6 +55,8 @@ func (b *staged) Discard() {
 func (b *staged) release(lost bool) {
 	giveBuffer(b.frames)
 	b.frames = nil
+	b.g.node.segs.unpin(appendPins(nil, b.places))
+	b.places = nil
 	if b.chunks > 0 {
 		b.g.endStage(b.stage, lost)
 	}
@@ -70,6 +73,8 @@ type bodyWriter struct {
 	frames []byte // finished frames that have not been sent
 	stage  stageID
 	chunks uint64
+	ahead  bool    // frames are placed, not kept and not sent
+	places []place // of these
 	flight []*proposal
 	err    error // sticky
 	done   bool
@@ -123,10 +128,28 @@ func (w *bodyWriter) endBlock() error {
 	if len(w.frames) <= inlineLimit || before == 0 {
 		return nil
 	}
+	if w.g.single() {
+		w.ahead = true
+		return w.place()
+	}
 	if err := w.sendChunk(w.frames[:before]); err != nil {
 		return err
 	}
 	w.frames = append(w.frames[:0], w.frames[before:]...)
+	return nil
+}
+
+// place writes the finished frames to where they stay.
+func (w *bodyWriter) place() error {
+	if len(w.frames) == 0 {
+		return nil
+	}
+	at, err := w.g.node.placer.place(w.frames)
+	if err != nil {
+		return err
+	}
+	w.places = append(w.places, at)
+	w.frames = w.frames[:0]
 	return nil
 }
 
@@ -142,10 +165,10 @@ func (w *bodyWriter) sendChunk(frames []byte) error {
 	data = appendChunk(data, w.stage, w.chunks, frames)
 	if w.nowait {
 		w.chunks++
-		_, err := w.g.trySubmit(id, data, false)
+		_, err := w.g.trySubmit(id, data, false, nil)
 		return err
 	}
-	p, err := w.g.submit(w.ctx, id, data, false)
+	p, err := w.g.submit(w.ctx, id, data, false, nil)
 	if err != nil {
 		return err
 	}
@@ -173,6 +196,9 @@ func (w *bodyWriter) Finish() (engine.StagedBody, error) {
 	if w.err == nil {
 		w.err = w.endBlock()
 	}
+	if w.err == nil && w.ahead {
+		w.err = w.place()
+	}
 	if w.err == nil && w.chunks > 0 {
 		if w.err = w.sendChunk(w.frames); w.err == nil {
 			w.err = w.await(0)
@@ -184,7 +210,8 @@ func (w *bodyWriter) Finish() (engine.StagedBody, error) {
 	}
 	b := &staged{g: w.g, size: w.size, tag: w.tag, stage: w.stage, chunks: w.chunks}
 	w.hash.Sum(b.digest[:0])
-	if w.chunks == 0 {
+	b.places, w.places = w.places, nil
+	if w.chunks == 0 && !w.ahead {
 		b.frames = w.frames
 		w.frames = nil
 	}
@@ -200,6 +227,7 @@ func (w *bodyWriter) Abort() {
 	if w.chunks > 0 {
 		w.g.endStage(w.stage, true)
 	}
+	w.g.node.segs.unpin(appendPins(nil, w.places))
 	w.end()
 }
 
@@ -208,7 +236,7 @@ func (w *bodyWriter) end() {
 	hashes.Put(w.hash)
 	giveBuffer(w.block)
 	giveBuffer(w.frames)
-	w.hash, w.block, w.frames, w.flight = nil, nil, nil, nil
+	w.hash, w.block, w.frames, w.flight, w.places = nil, nil, nil, nil, nil
 }
 
 // beginStage notes that a body's chunks are on their way, so that the janitor
@@ -233,5 +261,5 @@ func (g *group) endStage(id stageID, lost bool) {
 func (g *group) abortStage(id stageID) {
 	pid := g.node.newID()
 	data := appendID(appendHeader(nil, kindAbort, pid), id)
-	_, _ = g.trySubmit(pid, data, false)
+	_, _ = g.trySubmit(pid, data, false, nil)
 }

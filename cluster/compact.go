@@ -28,7 +28,7 @@ func (s *segments) sparse() []uint32 {
 	defer s.mu.Unlock()
 	var ids []uint32
 	for id, size := range s.onDisk {
-		if live := s.live[id]; live > 0 && live < size/2 {
+		if live := s.live[id]; live > 0 && live < size/2 && s.pins[id] == 0 {
 			ids = append(ids, id)
 		}
 	}

@@ -15,6 +15,7 @@ const (
 	kindAbort    = 3 // a large body that gets no command
 	kindTable    = 4 // an operation on the Table
 	kindTruncate = 5 // all voters hold the log up to an index
+	kindPlaced   = 6 // a command some of whose bodies are in segments already
 )
 
 // entryID tells proposals apart: origin is random for each start of a node,
@@ -52,7 +53,7 @@ func decodeID(b []byte) entryID {
 }
 
 // entryBody is a body as its command's entry tells of it. Either frames holds
-// it whole, or chunks entries of stage went before.
+// it whole, or chunks entries of stage went before, or it is in places.
 type entryBody struct {
 	size   int64
 	digest [32]byte
@@ -60,9 +61,11 @@ type entryBody struct {
 	frames []byte
 	stage  stageID
 	chunks uint64
+	places []extent // without the index of the entry
 }
 
-func appendCommand(dst []byte, cmd []byte, bodies []*staged) []byte {
+// appendCommand encodes a command of kindPlaced or, without places, kindCommand.
+func appendCommand(dst []byte, placed bool, cmd []byte, bodies []*staged) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(cmd)))
 	dst = append(dst, cmd...)
 	dst = binary.AppendUvarint(dst, uint64(len(bodies)))
@@ -70,6 +73,12 @@ func appendCommand(dst []byte, cmd []byte, bodies []*staged) []byte {
 		dst = binary.AppendUvarint(dst, uint64(b.size))
 		dst = append(dst, b.digest[:]...)
 		dst = binary.BigEndian.AppendUint64(dst, b.tag)
+		if placed {
+			dst = appendPlaces(dst, b.places)
+			if len(b.places) > 0 {
+				continue
+			}
+		}
 		dst = binary.AppendUvarint(dst, b.chunks)
 		if b.chunks > 0 {
 			dst = appendID(dst, b.stage)
@@ -81,18 +90,42 @@ func appendCommand(dst []byte, cmd []byte, bodies []*staged) []byte {
 	return dst
 }
 
+func appendPlaces(dst []byte, places []place) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(places)))
+	for i := range places {
+		dst = binary.AppendUvarint(dst, uint64(places[i].segment))
+		dst = binary.AppendUvarint(dst, uint64(places[i].length))
+		dst = binary.AppendUvarint(dst, places[i].offset)
+	}
+	return dst
+}
+
+// places reads what appendPlaces wrote.
+func (r *reader) places() []extent {
+	n := r.uvarint()
+	if n == 0 || n > uint64(len(r.data)) {
+		r.bad = r.bad || n > 0
+		return nil
+	}
+	places := make([]extent, n)
+	for i := range places {
+		places[i] = extent{segment: uint32(r.uvarint()), length: uint32(r.uvarint()), offset: r.uvarint()}
+	}
+	return places
+}
+
 // commandSize is an upper bound of what appendCommand adds.
 func commandSize(cmd []byte, bodies []*staged) int {
 	n := len(cmd) + 2*binary.MaxVarintLen64
 	for _, b := range bodies {
-		n += len(b.frames) + 32 + 24 + 3*binary.MaxVarintLen64
+		n += len(b.frames) + 32 + 24 + (4+3*len(b.places))*binary.MaxVarintLen64
 	}
 	return n
 }
 
 // parseCommand returns the command and appends its bodies to bodies. Both point
-// into data.
-func parseCommand(data []byte, bodies []entryBody) ([]byte, []entryBody, error) {
+// into data. placed: its kind is kindPlaced.
+func parseCommand(data []byte, placed bool, bodies []entryBody) ([]byte, []entryBody, error) {
 	r := reader{data: data}
 	cmd := r.bytes(r.uvarint())
 	n := r.uvarint()
@@ -100,11 +133,15 @@ func parseCommand(data []byte, bodies []entryBody) ([]byte, []entryBody, error) 
 		b := entryBody{size: int64(r.uvarint())}
 		copy(b.digest[:], r.bytes(32))
 		b.tag = r.uint64()
-		b.chunks = r.uvarint()
-		if b.chunks > 0 {
-			b.stage = stageID{r.uint64(), r.uint64()}
-		} else {
-			b.frames = r.bytes(r.uvarint())
+		if placed {
+			b.places = r.places()
+		}
+		if len(b.places) == 0 {
+			if b.chunks = r.uvarint(); b.chunks > 0 {
+				b.stage = stageID{r.uint64(), r.uint64()}
+			} else {
+				b.frames = r.bytes(r.uvarint())
+			}
 		}
 		bodies = append(bodies, b)
 	}

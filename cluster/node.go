@@ -27,6 +27,7 @@ type Node struct {
 	logs   *pebble.DB // Raft logs
 	state  *pebble.DB // applied state
 	segs   *segments
+	placer placer
 	groups []*group // by shard id
 	fault  *fault
 	table  Table
@@ -111,6 +112,7 @@ func newNode(o Options) *Node {
 	n.applies = make([][]applyTask, o.ApplyWorkers)
 	n.out = map[uint64][]Envelope{}
 	n.table.n = n
+	n.placer.node = n
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	n.origin = binary.BigEndian.Uint64(b[:])

@@ -17,6 +17,7 @@ type proposal struct {
 	cost    int64
 	forward bool   // may go to another node's leader
 	expires uint64 // driver tick at which a forwarded one is given up
+	pins    []uint32
 	done    chan outcome
 }
 
@@ -27,6 +28,7 @@ type outcome struct {
 
 func (p *proposal) finish(result []byte, err error) {
 	p.g.node.slots.Release(p.cost)
+	p.g.node.segs.unpin(p.pins)
 	p.done <- outcome{result, err}
 }
 
@@ -51,8 +53,9 @@ func (n *Node) cost(size int) int64 {
 }
 
 // submit hands an entry to the driver. It waits for room among the proposals in
-// flight; an error means that the entry will never be in the log.
-func (g *group) submit(ctx context.Context, id entryID, data []byte, forward bool) (*proposal, error) {
+// flight; an error means that the entry will never be in the log. The pins are
+// taken back when the proposal ends, with an error they stay the caller's.
+func (g *group) submit(ctx context.Context, id entryID, data []byte, forward bool, pins []uint32) (*proposal, error) {
 	if err := g.mayPropose(forward); err != nil {
 		return nil, err
 	}
@@ -60,12 +63,12 @@ func (g *group) submit(ctx context.Context, id entryID, data []byte, forward boo
 	if err := g.node.slots.Acquire(ctx, cost); err != nil {
 		return nil, err
 	}
-	return g.enqueue(id, data, cost, forward)
+	return g.enqueue(id, data, cost, forward, pins)
 }
 
 // trySubmit is submit for entries that may as well be dropped, or for callers
 // that must not wait.
-func (g *group) trySubmit(id entryID, data []byte, forward bool) (*proposal, error) {
+func (g *group) trySubmit(id entryID, data []byte, forward bool, pins []uint32) (*proposal, error) {
 	if err := g.mayPropose(forward); err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ func (g *group) trySubmit(id entryID, data []byte, forward bool) (*proposal, err
 	if !g.node.slots.TryAcquire(cost) {
 		return nil, fmt.Errorf("%w: too many proposals in flight", engine.ErrNotLeader)
 	}
-	return g.enqueue(id, data, cost, forward)
+	return g.enqueue(id, data, cost, forward, pins)
 }
 
 func (g *group) mayPropose(forward bool) error {
@@ -86,8 +89,8 @@ func (g *group) mayPropose(forward bool) error {
 	return nil
 }
 
-func (g *group) enqueue(id entryID, data []byte, cost int64, forward bool) (*proposal, error) {
-	p := &proposal{g: g, id: id, data: data, cost: cost, forward: forward, done: make(chan outcome, 1)}
+func (g *group) enqueue(id entryID, data []byte, cost int64, forward bool, pins []uint32) (*proposal, error) {
+	p := &proposal{g: g, id: id, data: data, cost: cost, forward: forward, pins: pins, done: make(chan outcome, 1)}
 	if !g.node.inbox.propose(p) {
 		g.node.slots.Release(cost)
 		return nil, engine.ErrStopped

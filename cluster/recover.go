@@ -60,12 +60,15 @@ func (r *repair) entry(g *group, index uint64, data []byte) error {
 		return err
 	}
 	switch kind {
-	case kindCommand:
-		_, bodies, err := parseCommand(payload, nil)
+	case kindCommand, kindPlaced:
+		_, bodies, err := parseCommand(payload, kind == kindPlaced, nil)
 		if err != nil {
 			return err
 		}
 		for i := range bodies {
+			if len(bodies[i].places) > 0 {
+				continue // synced before the entry was made
+			}
 			if err := r.body(g, bodyID(index, i)); err != nil {
 				return err
 			}
@@ -157,7 +160,7 @@ func (r *repair) frames(g *group, index uint64, pos int) ([]byte, error) {
 		_, _, frames, err := parseChunk(payload)
 		return frames, err
 	}
-	_, bodies, err := parseCommand(payload, nil)
+	_, bodies, err := parseCommand(payload, kind == kindPlaced, nil)
 	if err != nil || pos >= len(bodies) {
 		return nil, errors.Join(errCorruptEntry, err)
 	}

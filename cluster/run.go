@@ -203,7 +203,9 @@ func (n *Node) close(ctx context.Context) error {
 		for _, w := range n.workers {
 			w.seg.close()
 		}
-		err = n.checkpoint()
+		if err = n.placer.close(); err == nil {
+			err = n.checkpoint()
+		}
 	}
 	if viewsErr != nil {
 		return errors.Join(err, viewsErr) // Pebble cannot be closed under its readers

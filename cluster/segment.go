@@ -113,6 +113,7 @@ type segments struct {
 	unsynced []*segmentFile   // closed to writing, not synced yet
 	onDisk   map[uint32]int64 // files that are not open, and their size
 	reading  map[uint32]*readFile
+	pins     map[uint32]int // bodies in a segment whose command is not applied yet
 }
 
 type segmentFile struct {
@@ -134,7 +135,7 @@ func openSegments(dir string, fs vfs.FS) (*segments, error) {
 		return nil, err
 	}
 	s := &segments{dir: dir, fs: fs, live: map[uint32]int64{}, open: map[uint32]bool{}, onDisk: map[uint32]int64{},
-		reading: map[uint32]*readFile{}}
+		reading: map[uint32]*readFile{}, pins: map[uint32]int{}}
 	names, err := fs.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
@@ -210,7 +211,7 @@ func (s *segments) dead() []uint32 {
 	defer s.mu.Unlock()
 	var ids []uint32
 	for id := range s.onDisk {
-		if s.live[id] <= 0 {
+		if s.live[id] <= 0 && s.pins[id] == 0 {
 			ids = append(ids, id)
 		}
 	}

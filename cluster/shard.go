@@ -39,13 +39,23 @@ func (g *group) NewBody(ctx context.Context) (engine.BodyWriter, error) {
 	return g.newBodyWriter(ctx), nil
 }
 
+// NewBulkBody implements engine.Shard.
+func (g *group) NewBulkBody(ctx context.Context) (engine.BodyWriter, error) {
+	if err := g.mayPropose(false); err != nil {
+		return nil, err
+	}
+	w := g.newBodyWriter(ctx)
+	w.ahead = g.single()
+	return w, nil
+}
+
 // Propose implements engine.Shard. Only the leader's replica takes commands:
 // on the others it returns ErrNotLeader, as it does when the shard has no
 // leader. A change of leader while the command is under way makes the outcome
 // unknown.
 func (g *group) Propose(ctx context.Context, cmd []byte, bodies ...engine.StagedBody) ([]byte, error) {
-	p, err := g.start(cmd, bodies, func(id entryID, data []byte) (*proposal, error) {
-		return g.submit(ctx, id, data, false)
+	p, err := g.start(cmd, bodies, func(id entryID, data []byte, pins []uint32) (*proposal, error) {
+		return g.submit(ctx, id, data, false, pins)
 	})
 	if err != nil {
 		return nil, err
@@ -53,23 +63,53 @@ func (g *group) Propose(ctx context.Context, cmd []byte, bodies ...engine.Staged
 	return p.wait(ctx)
 }
 
-// start submits a command with its bodies and releases them.
-func (g *group) start(cmd []byte, bodies []engine.StagedBody, submit func(entryID, []byte) (*proposal, error)) (*proposal, error) {
+// start submits a command with its bodies and releases them. Segments that hold
+// bodies stay pinned until the proposal ends.
+func (g *group) start(cmd []byte, bodies []engine.StagedBody, submit func(id entryID, data []byte, pins []uint32) (*proposal, error)) (*proposal, error) {
 	own, err := g.take(bodies)
 	if err != nil {
 		return nil, err
 	}
 	var p *proposal
-	if err = checkSize(cmd, own); err == nil {
-		id := g.node.newID()
-		data := appendHeader(make([]byte, 0, entryHeader+commandSize(cmd, own)), kindCommand, id)
-		data = appendCommand(data, cmd, own)
-		p, err = submit(id, data)
+	pins, err := g.syncPlaces(own)
+	if err == nil {
+		err = checkSize(cmd, own)
+	}
+	if err == nil {
+		id, kind := g.node.newID(), byte(kindCommand)
+		if len(pins) > 0 {
+			kind = kindPlaced
+		}
+		data := appendHeader(make([]byte, 0, entryHeader+commandSize(cmd, own)), kind, id)
+		data = appendCommand(data, kind == kindPlaced, cmd, own)
+		p, err = submit(id, data, pins)
 	}
 	for _, b := range own {
+		if err == nil {
+			b.places = nil // the pins are the proposal's
+		}
 		b.release(err != nil)
 	}
 	return p, err
+}
+
+// syncPlaces makes durable what was placed of bodies, and lists its segments,
+// one for each pin.
+func (g *group) syncPlaces(bodies []*staged) (pins []uint32, err error) {
+	for _, b := range bodies {
+		if err := g.node.placer.sync(b.places); err != nil {
+			return nil, err
+		}
+		pins = appendPins(pins, b.places)
+	}
+	return pins, nil
+}
+
+func appendPins(pins []uint32, places []place) []uint32 {
+	for i := range places {
+		pins = append(pins, places[i].segment)
+	}
+	return pins
 }
 
 // take claims the bodies for one proposal; when one of them cannot be, none is

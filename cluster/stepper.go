@@ -144,14 +144,15 @@ func (p *Pending) Poll() (result []byte, done bool, err error) {
 	}
 }
 
-// Stage writes a body. Its chunks are proposed, but not awaited.
-func (s *Stepper) Stage(id engine.ShardID, data []byte) (engine.StagedBody, error) {
+// Stage writes a body, as one of NewBulkBody with bulk. Its chunks are proposed,
+// but not awaited.
+func (s *Stepper) Stage(id engine.ShardID, data []byte, bulk bool) (engine.StagedBody, error) {
 	g := s.n.group(id)
 	if err := g.mayPropose(false); err != nil {
 		return nil, err
 	}
 	w := g.newBodyWriter(context.Background())
-	w.nowait = true
+	w.nowait, w.ahead = true, bulk && g.single()
 	if _, err := w.Write(data); err != nil {
 		w.Abort()
 		return nil, err
@@ -162,7 +163,9 @@ func (s *Stepper) Stage(id engine.ShardID, data []byte) (engine.StagedBody, erro
 // Propose begins what Shard.Propose does.
 func (s *Stepper) Propose(id engine.ShardID, cmd []byte, bodies ...engine.StagedBody) (*Pending, error) {
 	g := s.n.group(id)
-	p, err := g.start(cmd, bodies, func(id entryID, data []byte) (*proposal, error) { return g.trySubmit(id, data, false) })
+	p, err := g.start(cmd, bodies, func(id entryID, data []byte, pins []uint32) (*proposal, error) {
+		return g.trySubmit(id, data, false, pins)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +176,7 @@ func (s *Stepper) Propose(id engine.ShardID, cmd []byte, bodies ...engine.Staged
 func (s *Stepper) SetTable(key string, value []byte, ifVersion uint64) (*Pending, error) {
 	id := s.n.newID()
 	data := appendTableOp(appendHeader(nil, kindTable, id), tableSet, key, value, ifVersion)
-	p, err := s.n.table.meta().trySubmit(id, data, true)
+	p, err := s.n.table.meta().trySubmit(id, data, true, nil)
 	if err != nil {
 		return nil, err
 	}

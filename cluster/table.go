@@ -148,7 +148,7 @@ func (t *Table) change(ctx context.Context, op byte, key string, value []byte, i
 	for {
 		id := t.n.newID()
 		data := appendTableOp(appendHeader(nil, kindTable, id), op, key, value, ifVersion)
-		p, err := t.meta().submit(ctx, id, data, true)
+		p, err := t.meta().submit(ctx, id, data, true, nil)
 		if err != nil {
 			return 0, err
 		}

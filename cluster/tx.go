@@ -173,6 +173,13 @@ func (t *tx) storeBodies() error {
 			t.w.addLive(t.g, extents, -1)
 			continue
 		}
+		if len(b.places) > 0 {
+			extents = b.places
+			for j := range extents {
+				extents[j].index = t.index
+			}
+			t.w.addLive(t.g, extents, 1)
+		}
 		if b.chunks == 0 && len(b.frames) > 0 {
 			e, err := t.w.seg.add(b.frames, t.index)
 			if err != nil {

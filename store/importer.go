@@ -257,7 +257,7 @@ func (w importBodyWriter) Finish() (backend.Body, error) {
 
 // NewBody implements backend.MailboxImport.
 func (m *mailboxImport) NewBody(ctx context.Context) (backend.BodyWriter, error) {
-	w, err := newBody(ctx, m.shard)
+	w, err := newBulkBody(ctx, m.shard)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,16 @@ import (
 // newBody begins a body whose structure is found out while it is written.
 func newBody(ctx context.Context, sh engine.Shard) (engine.BodyWriter, error) {
 	w, err := sh.NewBody(ctx)
+	return parsed(w, err)
+}
+
+// newBulkBody is newBody for one of many that are filed together.
+func newBulkBody(ctx context.Context, sh engine.Shard) (engine.BodyWriter, error) {
+	w, err := sh.NewBulkBody(ctx)
+	return parsed(w, err)
+}
+
+func parsed(w engine.BodyWriter, err error) (engine.BodyWriter, error) {
 	if err != nil {
 		return nil, engineError(err)
 	}

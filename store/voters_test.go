@@ -100,6 +100,14 @@ func (r routed) NewBody(ctx context.Context) (engine.BodyWriter, error) {
 	return sh.NewBody(ctx)
 }
 
+func (r routed) NewBulkBody(ctx context.Context) (engine.BodyWriter, error) {
+	_, sh, err := r.voters.leader(ctx, r.ID(), 0)
+	if err != nil {
+		return nil, err
+	}
+	return sh.NewBulkBody(ctx)
+}
+
 func (r routed) OpenBody(id engine.BodyID) (engine.BodyReader, error) {
 	_, sh, err := r.voters.leader(context.Background(), r.ID(), 0)
 	if err != nil {

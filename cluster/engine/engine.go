@@ -66,6 +66,12 @@ type Shard interface {
 	// while it is written, so that memory is bounded for any size.
 	NewBody(ctx context.Context) (BodyWriter, error)
 
+	// NewBulkBody begins a body of which many will go into one command, as in an
+	// import. It may be written to where it stays while it comes, so that it
+	// takes no memory until its command is proposed; Propose then makes those
+	// of a command durable together. For a single body NewBody is the faster one.
+	NewBulkBody(ctx context.Context) (BodyWriter, error)
+
 	// View returns a consistent read-only snapshot that contains every command
 	// whose Propose returned on any replica before View was called
 	// (linearizable; ErrNotLeader when that cannot be assured in time).

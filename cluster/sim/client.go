@@ -84,7 +84,7 @@ func (w *World) begin(o *op) (*cluster.Pending, error) {
 	switch o.kind {
 	case opFile:
 		o.size, o.noise = w.bodySize(), w.rng.IntN(2) == 0
-		b, err := st.Stage(o.shard, o.body())
+		b, err := st.Stage(o.shard, o.body(), w.rng.IntN(2) == 0)
 		if err != nil {
 			return nil, err
 		}

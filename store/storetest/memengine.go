@@ -153,6 +153,8 @@ func (s *shard) View(context.Context) (engine.View, error) {
 
 func (s *shard) NewBody(context.Context) (engine.BodyWriter, error) { return &writer{}, nil }
 
+func (s *shard) NewBulkBody(context.Context) (engine.BodyWriter, error) { return &writer{}, nil }
+
 func (s *shard) OpenBody(id engine.BodyID) (engine.BodyReader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
