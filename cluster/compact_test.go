@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"testing"
@@ -17,6 +18,13 @@ import (
 // TestSpaceIsReclaimed: the segments shrink to about what is live, and the log
 // does not grow for ever, while bodies come and go.
 func TestSpaceIsReclaimed(t *testing.T) {
+	t.Run("bodies", func(t *testing.T) { testSpace(t, engine.Shard.NewBody) })
+	t.Run("bulk bodies", func(t *testing.T) { testSpace(t, engine.Shard.NewBulkBody) })
+}
+
+type newBody func(engine.Shard, context.Context) (engine.BodyWriter, error)
+
+func testSpace(t *testing.T, newBody newBody) {
 	fs := vfs.NewMem()
 	checkpoints := make(chan struct{}, 1000)
 	c := newCluster(t, 1, func(o *cluster.Options) {
@@ -26,7 +34,7 @@ func TestSpaceIsReclaimed(t *testing.T) {
 	s := c.lead(t.Context(), 1)
 	body := func(i int) []byte { return enginetest.Octets(uint64(i), 20<<10, true) }
 	for i := range 400 { // 8 MiB, of which every tenth body stays
-		fileOne(t, s, fmt.Sprint(i), body(i))
+		fileOne(t, s, newBody, fmt.Sprint(i), body(i))
 		if i%10 != 0 {
 			if _, err := s.Propose(t.Context(), enginetest.Command(enginetest.Op{Do: "unfile", Key: fmt.Sprint(i)})); err != nil {
 				t.Fatal(err)
@@ -37,7 +45,7 @@ func TestSpaceIsReclaimed(t *testing.T) {
 		if i == 3000 {
 			t.Fatalf("segments still use %d bytes", diskUsed(t, fs, "node/bodies"))
 		}
-		fileOne(t, s, "last", body(i))
+		fileOne(t, s, newBody, "last", body(i))
 		if _, err := s.Propose(t.Context(), enginetest.Command(enginetest.Op{Do: "unfile", Key: "last"})); err != nil {
 			t.Fatal(err)
 		}
@@ -68,9 +76,9 @@ func TestSpaceIsReclaimed(t *testing.T) {
 	}
 }
 
-func fileOne(t *testing.T, s engine.Shard, key string, data []byte) {
+func fileOne(t *testing.T, s engine.Shard, newBody newBody, key string, data []byte) {
 	t.Helper()
-	w, err := s.NewBody(t.Context())
+	w, err := newBody(s, t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,13 +34,21 @@
 // log: by their writer, or by the next leader once it serves, since chunks that
 // came through another leader cannot be continued.
 //
+// With one voter, bodies that come in bulk (NewBulkBody) and what is larger than
+// 256 KiB go the other way round: a placer appends their frames to a segment of
+// its own while they come, Propose syncs that once for all bodies of the command,
+// and the entry names the places instead of carrying the frames. Nothing is
+// written twice and nothing waits in memory. Several voters cannot do so, as an
+// entry has to bring all that a replica needs.
+//
 // # What is durable when
 //
 //	log/     Pebble: entries and hard states; synced before anything is acknowledged
 //	state/   Pebble without a write-ahead log: keys, body records, the table and the
 //	         applied index, always in one batch; durable when flushed
 //	bodies/  segment files: the name is synced when a file is made, its contents at
-//	         a checkpoint; a file is written by one run of the process only
+//	         a checkpoint, those of a placer before the entry that names them; a
+//	         file is written by one run of the process only
 //
 // A checkpoint, after each CheckpointBytes of log and at Close, does in this
 // order: note the applied indexes, sync the segments, flush the state, cut the
@@ -56,7 +64,8 @@
 //	                                 the last checkpoint and the applied index and
 //	                                 writes damaged ones again from the log
 //	frames the state knows nothing   not live: their segment goes at a checkpoint when
-//	of (from before a replay)        nothing else in it is live
+//	of (from before a replay, or     nothing else in it is live
+//	placed without a command)
 //	a torn end of a segment          never referred to, or repaired as above; new
 //	                                 frames always go into a new file
 //	chunks without a command         the next leader gives them up

@@ -160,6 +160,7 @@ func (p *placer) seal(f *placedFile) error {
 		return err
 	}
 	p.node.segs.seal(&f.segmentFile)
+	p.node.noteLogGrowth(int(p.node.opts.CheckpointBytes)) // segments may be due to be emptied
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"mailferry/cluster/engine"
@@ -58,11 +59,54 @@ func Run(t *testing.T, start Factory) {
 		{"BodyUsedTwice", testBodyUsedTwice},
 		{"ConcurrentBodies", testConcurrentBodies},
 		{"BodyReaderOutlivesRelease", testBodyReaderOutlivesRelease},
+		{"BulkBodySizes", inBulk(testBodySizes)},
+		{"BulkBodiesOfOneCommand", inBulk(testBodiesOfOneCommand)},
+		{"BulkAndOtherBodies", inTurns(testBodiesOfOneCommand)},
+		{"SharedBulkBody", inBulk(testSharedBody)},
+		{"BulkBodyWithoutOwner", inBulk(testBodyWithoutOwner)},
+		{"BulkBodyGivenUp", inBulk(testBodyGivenUp)},
+		{"BulkBodyUsedTwice", inBulk(testBodyUsedTwice)},
+		{"ConcurrentBulkBodies", inBulk(testConcurrentBodies)},
 		{"Restart", testRestart},
+		{"RestartWithBulkBodies", inBulk(testRestart)},
 		{"Stopped", testStopped},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, start(t)) })
 	}
+}
+
+// inBulk has a test write its bodies by NewBulkBody.
+func inBulk(test func(*testing.T, *Harness)) func(*testing.T, *Harness) {
+	return withBodies(test, func(int) bool { return true })
+}
+
+// inTurns has a test write every other body by NewBulkBody.
+func inTurns(test func(*testing.T, *Harness)) func(*testing.T, *Harness) {
+	return withBodies(test, func(i int) bool { return i%2 == 0 })
+}
+
+func withBodies(test func(*testing.T, *Harness), bulk func(int) bool) func(*testing.T, *Harness) {
+	return func(t *testing.T, h *Harness) {
+		other, bodies := *h, new(atomic.Int64)
+		other.Lead = func(ctx context.Context, id engine.ShardID) engine.Shard {
+			return bulkShard{h.Lead(ctx, id), bodies, bulk}
+		}
+		test(t, &other)
+	}
+}
+
+// bulkShard writes the bodies that bulk selects by NewBulkBody.
+type bulkShard struct {
+	engine.Shard
+	bodies *atomic.Int64
+	bulk   func(i int) bool
+}
+
+func (s bulkShard) NewBody(ctx context.Context) (engine.BodyWriter, error) {
+	if s.bulk(int(s.bodies.Add(1))) {
+		return s.Shard.NewBulkBody(ctx)
+	}
+	return s.Shard.NewBody(ctx)
 }
 
 // propose runs ops on the leader of shard 1.
