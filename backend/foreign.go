@@ -41,3 +41,22 @@ type OrderedImport interface {
 	// refused once and kept in a quarantine file; Put does not fail for them.
 	Refused() map[imap.UID]string
 }
+
+// SideTarget is a ForeignImport that carries over what a user has beside mail, as
+// far as the store lets it be set.
+type SideTarget interface {
+	ForeignImport
+	// CarrySide brings the store's access rights, annotations, quota, special uses
+	// and scripts to those of d, after a Prepare. What is equal is not touched; what
+	// the user changed at the store since it was carried, neither, unless the source
+	// changed it, too. Errors are the connections'.
+	CarrySide(ctx context.Context, d *SideData) (*SideCarried, error)
+	// PlanSide changes nothing: it tells what Prepare and CarrySide would do.
+	PlanSide(ctx context.Context, boxes []ImportMailbox, d *SideData) (*SideCarried, error)
+}
+
+// SideCarried is what came of side data at a foreign store. The notes have no UIDs.
+type SideCarried struct {
+	Changed []ImportNote // what was set, or would be
+	Left    []ImportNote // what was not, and why
+}

@@ -297,11 +297,7 @@ func (a *account) prepare(ctx context.Context, pl *plan) error {
 	if !ok {
 		return nil
 	}
-	boxes := make([]backend.ImportMailbox, len(pl.boxes))
-	for i, p := range pl.boxes {
-		boxes[i] = backend.ImportMailbox{Name: p.name, UIDValidity: p.status.UIDValidity, SpecialUse: p.special, NoSelect: p.hollow}
-	}
-	if err := f.Prepare(ctx, boxes); err != nil {
+	if err := f.Prepare(ctx, importBoxes(pl)); err != nil {
 		return err
 	}
 	have, err := a.imp.Mailboxes(ctx)
@@ -312,6 +308,15 @@ func (a *account) prepare(ctx context.Context, pl *plan) error {
 		a.imported[m.Name] = m
 	}
 	return nil
+}
+
+// importBoxes are the mailboxes of a plan as a target is told them.
+func importBoxes(pl *plan) []backend.ImportMailbox {
+	boxes := make([]backend.ImportMailbox, len(pl.boxes))
+	for i, p := range pl.boxes {
+		boxes[i] = backend.ImportMailbox{Name: p.name, UIDValidity: p.status.UIDValidity, SpecialUse: p.special, NoSelect: p.hollow}
+	}
+	return boxes
 }
 
 // asBefore takes a mailbox over that an earlier run left as both sides have it

@@ -102,6 +102,11 @@ func (d *driver) check(ctx context.Context) error {
 		return invalid("The old store lists no INBOX for this user.", "user %q at store %q", d.user, r.from.Name)
 	}
 	if d.b.spec.Dry {
+		if !r.to.Local() {
+			if err := d.acct.planSide(ctx, pl); err != nil {
+				return err
+			}
+		}
 		d.certifyPlan(pl)
 	}
 	saved := savedRoute{User: r.entry.User, From: r.from.Name, Host: r.host, To: r.to.Name}
@@ -118,7 +123,8 @@ func (d *driver) certifyPlan(pl *plan) {
 			HighestModSeq: p.status.HighestModSeq, Messages: p.status.Messages, NoSelect: p.hollow})
 		c.Messages += uint64(p.status.Messages)
 	}
-	if len(pl.exceptions) > 0 {
+	d.acct.certifySide(c)
+	if len(c.Exception) > 0 {
 		c.Grade = "exceptions"
 	}
 	d.acct.progress.Messages.Store(int64(c.Messages))

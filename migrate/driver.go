@@ -274,22 +274,33 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	}
 	d.widen()
 	if err == nil && d.b.spec.CopyOnly {
-		if d.owed { // of what an earlier run copied, a move takes a second look
-			err := d.secondLook(ctx)
-			if err == nil {
-				err = d.acct.identities(ctx)
-			}
-			if err == nil {
-				err = d.acct.sideData(ctx, false)
-			}
-			if err != nil {
-				return d.besideFailed(err)
-			}
-			d.owed, d.beside = false, 0
+		if err := d.besideMail(ctx); err != nil {
+			return d.besideFailed(err)
 		}
 		d.certify("copied")
 	}
 	return ev, nil
+}
+
+// besideMail is what a copy does beside mail: of what an earlier run copied, a move
+// takes the second look.
+func (d *driver) besideMail(ctx context.Context) error {
+	if !d.owed && !d.acct.sideDue() {
+		return nil
+	}
+	if d.owed {
+		if err := d.secondLook(ctx); err != nil {
+			return err
+		}
+		if err := d.acct.identities(ctx); err != nil {
+			return err
+		}
+	}
+	if err := d.acct.sideData(ctx, false); err != nil {
+		return err
+	}
+	d.owed, d.beside = false, 0
+	return nil
 }
 
 // patientRefusals: so many refusals for want of room weigh as much as a failure.
@@ -441,7 +452,8 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 
 // sideState is what the account needs to read what is beside mail.
 func (d *driver) sideState() *sideState {
-	return &sideState{named: d.route.from.Ports[backend.ManageSieve] != 0, dial: func(ctx context.Context) (*remote.TextConn, error) {
+	rules := d.b.spec.Rules
+	return &sideState{named: d.route.from.Ports[backend.ManageSieve] != 0, noScripts: rules != nil && rules.NoSieve, dial: func(ctx context.Context) (*remote.TextConn, error) {
 		t, leave, err := d.target(ctx)
 		if err != nil {
 			return nil, err

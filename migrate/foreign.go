@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"strings"
 
 	"mailferry/backend"
-	"mailferry/backend/remote"
 	"mailferry/migrate/target"
 )
 
@@ -54,8 +52,7 @@ func (d *driver) importer() (backend.Importer, error) {
 	if to.Address == "" {
 		return nil, invalid("The new store has no address.", "store %q", to.Name)
 	}
-	return target.New(target.Options{Dir: d.mapDir(), Rules: d.b.spec.Rules, Log: d.log, Settle: d.e.timing.Settle,
-		Dial: func(ctx context.Context) (*remote.Client, error) { return d.dialForeign(ctx, to) }}), nil
+	return target.New(d.foreignTarget(to)), nil
 }
 
 // mapDir is where the map of this pair of accounts lies.

@@ -26,7 +26,10 @@ type SideCertificate struct {
 	NoScripts  string `json:"no_scripts,omitempty"`
 	SharedSeen int    `json:"shared_seen"` // others' mailboxes with a \Seen of the user
 	// Digest is SHA-256 of all of it, as the new store gives it back.
-	Digest string `json:"digest"`
+	Digest string `json:"digest,omitempty"`
+	// Changes are what was set at a foreign store in this run, or would be; the
+	// last says how many more there are.
+	Changes []string `json:"changes,omitempty"`
 }
 
 // sideState is what the engine knows of a user's data beside mail.
@@ -35,6 +38,8 @@ type sideState struct {
 	// named: the configuration names a port for ManageSieve, so somebody is to
 	// answer
 	named bool
+	// noScripts: they are left out.
+	noScripts bool
 
 	read  bool
 	data  *backend.SideData // of the last reading
@@ -54,6 +59,9 @@ const (
 // changed. In a hold it is limited to what IMAP tells in one round trip.
 func (a *account) sideData(ctx context.Context, held bool) error {
 	s := a.side
+	if to, ok := a.imp.(backend.SideTarget); ok && s != nil {
+		return a.foreignSide(ctx, to)
+	}
 	to, ok := a.imp.(backend.SideImport)
 	if s == nil || !ok || held && (!s.read || len(a.boxes) > sideInHold) {
 		return nil
@@ -133,6 +141,9 @@ func (a *account) readSide(ctx context.Context, next *sideState, held bool) (*ba
 		a.drop()
 		return nil, err
 	}
+	if a.side.noScripts {
+		return d, nil
+	}
 	return d, a.readScripts(ctx, next, d)
 }
 
@@ -155,7 +166,7 @@ func (a *account) readIMAPSide(ctx context.Context, c *remote.Client, next *side
 			d.ACLs = append(d.ACLs, backend.MailboxACL{Mailbox: b.name, Entries: acl})
 			next.cert.ACLs += len(acl)
 			for _, e := range acl {
-				if why := unknownIdentifier(e.Identifier); why != "" {
+				if why := unknownIdentifier(e.Identifier); why != "" && !a.ordered {
 					next.note(b.shown, "access rights %q of %q are kept and have no effect: %s", e.Rights, e.Identifier, why)
 				}
 			}
@@ -169,7 +180,7 @@ func (a *account) readIMAPSide(ctx context.Context, c *remote.Client, next *side
 	next.cert.Quotas = len(side.Quotas)
 	for _, q := range side.Quotas {
 		for _, l := range q.Limits {
-			if !knownResource(l.Resource) {
+			if !knownResource(l.Resource) && !a.ordered {
 				next.note("", "quota of resource %s (limit %d, root %q) is kept and has no effect", l.Resource, l.Limit, q.Root)
 			}
 		}
@@ -262,6 +273,15 @@ func (a *account) readScripts(ctx context.Context, next *sideState, d *backend.S
 	for _, name := range large {
 		next.note("", sieveNote+" script %q has more than %d octets", name, backend.MaxSideValue)
 	}
+	d.Scripts = scripts
+	if next.cert.Scripts = len(scripts); a.ordered { // the target says what it makes of them
+		for _, s := range scripts {
+			if s.Active {
+				next.cert.Active = s.Name
+			}
+		}
+		return nil
+	}
 	check, runs := a.imp.(backend.SieveChecker)
 	for i := range scripts {
 		s := &scripts[i]
@@ -280,8 +300,6 @@ func (a *account) readScripts(ctx context.Context, next *sideState, d *backend.S
 			}
 		}
 	}
-	d.Scripts = scripts
-	next.cert.Scripts = len(scripts)
 	return nil
 }
 

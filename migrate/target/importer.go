@@ -25,9 +25,16 @@ type Options struct {
 	// Dir keeps the map of this pair of accounts; it is locked while in use.
 	Dir string
 	// Dial logs in to the target.
-	Dial  func(context.Context) (*remote.Client, error)
-	Rules *Rules // nil: none
-	Log   *slog.Logger
+	Dial func(context.Context) (*remote.Client, error)
+	// DialSieve logs in to the target's ManageSieve; nil: it has none. DialAdmin
+	// logs in to its IMAP as the administrator who otherwise acts for the user;
+	// nil: nobody does.
+	DialSieve func(context.Context) (*remote.TextConn, error)
+	DialAdmin func(context.Context) (*remote.Client, error)
+	// From and To are the user's names on both sides; empty: as Import has it.
+	From, To string
+	Rules    *Rules // nil: none
+	Log      *slog.Logger
 	// Settle is how long a target may go on filing what a broken connection
 	// had sent; default 2 s.
 	Settle time.Duration
@@ -86,6 +93,8 @@ type account struct {
 	notes    map[string]backend.ImportNote
 	list     *remote.Account // the target as of the last Prepare
 	prepared map[backend.MailboxName]bool
+	created  map[string]bool                            // by this process; guarded by mu
+	uses     map[backend.MailboxName][]imap.MailboxAttr // of the source; guarded by mu
 }
 
 // lock keeps a second copy between the same accounts out.

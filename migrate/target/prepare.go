@@ -17,6 +17,9 @@ import (
 func (i *account) Prepare(ctx context.Context, boxes []backend.ImportMailbox) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if len(boxes) > 1 || i.uses == nil {
+		i.uses = usesOf(boxes)
+	}
 	if i.allPrepared(boxes) {
 		return nil
 	}
@@ -232,6 +235,9 @@ func (i *account) create(ctx context.Context, p []*wanted) error {
 				return fmt.Errorf("create %q: %w", w.shown, errs[k])
 			}
 			w.exists, w.failed = errs[k] == nil || backend.IsKind(errs[k], backend.KindExists), errs[k]
+			if errs[k] == nil {
+				i.madeNow(w.raw)
+			}
 			if w.exists {
 				w.failed = nil
 			} else if plain := plainer(w.shown, i.list); attempt == 0 && !slices.ContainsFunc(p, func(o *wanted) bool { return o.shown == plain }) {
@@ -253,6 +259,14 @@ func (i *account) create(ctx context.Context, p []*wanted) error {
 		}
 	}
 	return nil
+}
+
+// madeNow notes a mailbox that nobody else has used yet.
+func (i *account) madeNow(raw string) {
+	if i.created == nil {
+		i.created = make(map[string]bool)
+	}
+	i.created[raw] = true
 }
 
 // plainer replaces what servers do not like in names.

@@ -36,6 +36,15 @@ type Rules struct {
 	MassDelete    bool `json:"mass_delete,omitempty"`
 	// NoFlags leaves the flags of messages that were copied before alone.
 	NoFlags bool `json:"no_flags,omitempty"`
+	// What of a user's data beside mail is left alone.
+	NoACL      bool `json:"no_acl,omitempty"`
+	NoQuota    bool `json:"no_quota,omitempty"`
+	NoMetadata bool `json:"no_metadata,omitempty"`
+	NoSieve    bool `json:"no_sieve,omitempty"`
+	// Identifiers are the names at the target of those whom access control lists
+	// name, by their name at the source; groups as "group:name". Others are
+	// changed as the name of the mailboxes' owner is, or named in the report.
+	Identifiers map[string]string `json:"identifiers,omitempty"`
 	// MaxSize is the largest message to send; 0: what the target announces.
 	MaxSize int64 `json:"max_size,omitempty"`
 }
