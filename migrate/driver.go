@@ -442,6 +442,7 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.Raw = true
 	c, err := remote.DialPOP3(ctx, t)
 	if err != nil {
 		leave()

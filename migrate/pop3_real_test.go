@@ -43,7 +43,7 @@ func (s *popSource) text(t *testing.T) *remote.POP3Client {
 	t.Helper()
 	st := *s.store
 	st.Login = backend.Login{Mode: backend.LoginUser}
-	c, err := remote.DialPOP3(t.Context(), remote.Target{Store: &st, User: s.user, Password: backend.Secret(s.password)})
+	c, err := remote.DialPOP3(t.Context(), remote.Target{Store: &st, User: s.user, Password: backend.Secret(s.password), Raw: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestTrapsAreTested(t *testing.T) {
 			}
 		}
 	}
-	if number != 52 {
+	if number != 53 {
 		t.Errorf("%d traps", number)
 	}
 }

@@ -32,6 +32,9 @@ type Target struct {
 	// wants it told.
 	Client  net.Addr
 	Session string
+	// Raw asks a POP3 server for messages as they are: one that speaks UTF8 (RFC
+	// 6856) wraps those with 8-bit headers for clients that do not say they do.
+	Raw bool
 	// Dial opens TCP connections; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Timeout is DefaultTimeout when zero.

@@ -18,7 +18,7 @@ const maxCommand = 255
 // session has the mailbox for itself.
 func DialPOP3(ctx context.Context, t Target) (*TextConn, error) {
 	return dialText(ctx, t, backend.POP3, func(c *TextConn) []step {
-		return []step{{"greeting", c.popGreeting}, {"STLS", c.popTLS}, {"XCLIENT", c.popOrigin}, {stepLogin, c.popLogin}}
+		return []step{{"greeting", c.popGreeting}, {"STLS", c.popTLS}, {"XCLIENT", c.popOrigin}, {"UTF8", c.popRaw}, {stepLogin, c.popLogin}}
 	})
 }
 
@@ -79,6 +79,7 @@ func (c *TextConn) popCommand(line string) (string, error) {
 // popCapabilities asks for the capabilities; a store that does not know the
 // command has none.
 func (c *TextConn) popCapabilities(context.Context) error {
+	c.caps = nil
 	_, err := c.popCommand("CAPA")
 	if _, refused := err.(*popError); refused {
 		return nil
@@ -105,6 +106,25 @@ func (c *TextConn) popTLS(ctx context.Context) error {
 		return err
 	}
 	return c.startTLS(ctx)
+}
+
+// popRaw asks for messages as they are, where that makes a difference: Dovecot
+// and Cyrus give no others.
+func (c *TextConn) popRaw(ctx context.Context) error {
+	if t := c.target.Store.Type; !c.target.Raw || t == backend.StoreDovecot || t == backend.StoreCyrus {
+		return nil
+	}
+	if err := c.popCapabilities(ctx); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(c.caps, func(l string) bool { return l == "UTF8" || strings.HasPrefix(l, "UTF8 ") }) {
+		return nil
+	}
+	_, err := c.popCommand("UTF8")
+	if _, refused := err.(*popError); refused {
+		return nil
+	}
+	return err
 }
 
 func (c *TextConn) popLogin(ctx context.Context) error {

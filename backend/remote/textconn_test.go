@@ -78,6 +78,47 @@ func TestPOP3LoginModes(t *testing.T) {
 	}
 }
 
+// TestPOP3Raw: who reads messages as they are says so before the login, to those
+// who understand.
+func TestPOP3Raw(t *testing.T) {
+	for name, tt := range map[string]struct {
+		typ    backend.StoreType
+		caps   string // empty: not asked
+		answer string // to UTF8, empty: not said
+	}{
+		"courier": {backend.StoreCourier, "UTF8 USER", "+OK"},
+		"refused": {backend.StoreGeneric, "UTF8", "-ERR no"},
+		"without": {backend.StoreGeneric, "UTF8X", ""},
+		"dovecot": {backend.StoreDovecot, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := serve(t, func(s *script) {
+				s.send("+OK hi")
+				if tt.caps != "" {
+					s.exact("CAPA")
+					s.send("+OK", tt.caps, ".")
+				}
+				if tt.answer != "" {
+					s.exact("UTF8")
+					s.send(tt.answer)
+				}
+				s.exact("USER anna")
+				s.send("+OK")
+				s.exact("PASS pass word")
+				s.send("+OK", "behind")
+			})
+			store.Type = tt.typ
+			raw := func(ctx context.Context, target Target) (*TextConn, error) {
+				target.Raw = true
+				return DialPOP3(ctx, target)
+			}
+			if _, err := dialTextTest(t, raw, store); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 func TestPOP3Refusals(t *testing.T) {
 	for text, want := range map[string]backend.Kind{
 		"-ERR [AUTH] no":         backend.KindAuthentication,
