@@ -497,7 +497,9 @@ func (d *driver) target(ctx context.Context) (t remote.Target, leave func(), err
 // account is the user at the old store, with their login.
 func (d *driver) account() (remote.Target, error) {
 	t := d.targetAt(d.route.from, d.route.host)
-	return t, d.b.login(d.user, &t)
+	o := d.b.spec.of(d.user)
+	err := o.LogIn(&t)
+	return t, err
 }
 
 // dialForeign is dialSource for a foreign store as the new one, within its limits.

@@ -17,10 +17,9 @@ import (
 // journal. It goes when every user of the batch has moved.
 const secretsName = "secrets"
 
-// login says as whom a user's mail is read, where the batch says more than the
-// store's configuration.
-func (b *batch) login(user string, t *remote.Target) error {
-	o := b.spec.Each[user]
+// LogIn says as whom a user's mail at the old store is read, where the options
+// say more than the store's configuration.
+func (o *UserOptions) LogIn(t *remote.Target) error {
 	if o.Login != "" {
 		t.User = o.Login
 	}

@@ -43,7 +43,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&file, "users", "", "CSV `file` with users")
+	f.StringVar(&file, "users", "", "CSV `file` with users; the columns login, password and passfile say how they log in at --from")
 	f.StringVar(&r.Where, "where", "", "`filter` that selects users")
 	f.StringVar(&r.From, "from", "", "the `store` that is right")
 	f.StringVar(&r.To, "to", "", "the `store` to compare with it")
@@ -65,7 +65,7 @@ func verifiedUsers(r *admin.VerifyRequest, args []string, file string) error {
 	if err := selectUsers(&m, args, file); err != nil {
 		return err
 	}
-	r.Users = m.Users
+	r.Users, r.Each = m.Users, m.Each
 	return nil
 }
 

@@ -20,9 +20,11 @@ type Verifications interface {
 // VerifyRequest says what is to be compared.
 type VerifyRequest struct {
 	Users []string `json:"users,omitempty"`
-	Where string   `json:"where,omitempty"` // selects users in the directory's own language
-	From  string   `json:"from"`
-	To    string   `json:"to"`
+	// Each holds, by names in Users, how single users log in at the store From.
+	Each  map[string]MoveOptions `json:"each,omitempty"`
+	Where string                 `json:"where,omitempty"` // selects users in the directory's own language
+	From  string                 `json:"from"`
+	To    string                 `json:"to"`
 	// Bodies is the share of messages, in percent, whose octets are compared.
 	Bodies    int  `json:"bodies"`
 	Cached    bool `json:"cached,omitempty"`     // compare ENVELOPE, BODYSTRUCTURE and header, too

@@ -49,7 +49,7 @@ func (m *migrations) Verify(ctx context.Context, r admin.VerifyRequest, fn func(
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			v := m.verifyUser(ctx, user, r.From, r.To, options)
+			v := m.verifyUser(ctx, user, r, options)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -62,7 +62,8 @@ func (m *migrations) Verify(ctx context.Context, r admin.VerifyRequest, fn func(
 }
 
 // verifyUser compares one user's mail; what hinders is part of the result.
-func (m *migrations) verifyUser(ctx context.Context, name, from, to string, o migrate.AuditOptions) admin.Verification {
+func (m *migrations) verifyUser(ctx context.Context, name string, r admin.VerifyRequest, o migrate.AuditOptions) admin.Verification {
+	from, to := r.From, r.To
 	entry, err := m.app.dirs.Lookup(ctx, name)
 	switch {
 	case backend.IsKind(err, backend.KindNotFound):
@@ -70,7 +71,9 @@ func (m *migrations) verifyUser(ctx context.Context, name, from, to string, o mi
 	case err != nil:
 		return admin.Verification{User: name, From: from, To: to, Error: err.Error()}
 	}
-	res, _ := migrate.RunAudit(ctx, entry.User, m.side(&entry, from), m.side(&entry, to), o) // its error is in res
+	there := r.Each[name]
+	as := migrate.UserOptions{Login: there.Login, Password: backend.Secret(there.Password), PasswordFile: there.PasswordFile}
+	res, _ := migrate.RunAudit(ctx, entry.User, m.side(&entry, from, as), m.side(&entry, to, migrate.UserOptions{}), o) // its error is in res
 	v := admin.Verification{User: name, From: from, To: to, Equal: res.Equal, Mailboxes: res.Mailboxes, Messages: res.Messages,
 		Bodies: res.Bodies, New: res.New, Error: res.Error}
 	for class, n := range res.Classes {
@@ -85,10 +88,11 @@ func (m *migrations) verifyUser(ctx context.Context, name, from, to string, o mi
 	return v
 }
 
-// side is a store as an audit sees it, for one user.
-func (m *migrations) side(e *backend.Entry, store string) migrate.AuditSide {
+// side is a store as an audit sees it, for one user, who logs in there as the
+// options say.
+func (m *migrations) side(e *backend.Entry, store string, as migrate.UserOptions) migrate.AuditSide {
 	return migrate.AuditSide{Name: store, Dial: func(ctx context.Context) (*remote.Client, error) {
-		conn, err := m.dialAs(ctx, e, store)
+		conn, err := m.dialAs(ctx, e, store, as)
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +101,7 @@ func (m *migrations) side(e *backend.Entry, store string) migrate.AuditSide {
 }
 
 // dialAs logs in at a store for a user, whoever checks their password.
-func (m *migrations) dialAs(ctx context.Context, e *backend.Entry, name string) (*remote.IMAPConn, error) {
+func (m *migrations) dialAs(ctx context.Context, e *backend.Entry, name string, as migrate.UserOptions) (*remote.IMAPConn, error) {
 	var st *backend.Store
 	for _, s := range m.app.stores {
 		if s.Name == name {
@@ -111,16 +115,19 @@ func (m *migrations) dialAs(ctx context.Context, e *backend.Entry, name string) 
 				local.server.ServeConn(context.Background(), nc, imapd.ConnInfo{Trusted: true, Remote: client})
 			}))
 	}
-	if st.Login.Mode == backend.LoginUser {
-		return nil, backend.Errorf(backend.KindInvalid, "", "store %s has no delegated login: its users' passwords are not known", name)
+	t := remote.Target{Store: st, Host: st.Address, User: e.User}
+	if err := as.LogIn(&t); err != nil {
+		return nil, err
 	}
-	host := st.Address
-	if host == "" { // any host that the directory names
+	if st.Login.Mode == backend.LoginUser && t.Password == "" {
+		return nil, backend.Errorf(backend.KindInvalid, "", "store %s has no delegated login: and the password of %s is not known", name, e.User)
+	}
+	if t.Host == "" { // any host that the directory names
 		s, h, err := m.app.routes.Find(e.Store)
 		if err != nil || s.Name != name {
 			return nil, backend.Errorf(backend.KindInvalid, "", "store %s has no address, and the directory names none for %s", name, e.User)
 		}
-		host = h
+		t.Host = h
 	}
-	return remote.DialIMAP(ctx, remote.Target{Store: st, Host: host, User: e.User})
+	return remote.DialIMAP(ctx, t)
 }

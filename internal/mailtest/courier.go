@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // CourierOptions describes a Courier. In the zero value every user exists.
@@ -173,7 +174,8 @@ func (c *Courier) Maildir(user string) string { return filepath.Join(c.home, use
 func (c *Courier) Deliver(t testing.TB, user, box, message string) {
 	t.Helper()
 	dir := filepath.Join(c.Maildir(user), box)
-	name := fmt.Sprintf("1700000000.M%06dP%d.mailferry", c.seq.Add(1), os.Getpid())
+	// Its POP3 lists by name, hence by this time.
+	name := fmt.Sprintf("%d.M%06dP%d.mailferry", time.Now().Unix(), c.seq.Add(1), os.Getpid())
 	tmp := write(t, strings.ReplaceAll(message, "\r\n", "\n"), dir, "tmp", name)
 	if err := os.Chown(tmp, mailUID, mailUID); err != nil {
 		t.Fatal(err)

@@ -208,8 +208,9 @@ func (r *Relay) forward(d Direction, dst, src net.Conn, b []byte) bool {
 			}
 		}
 	})
+	r.octets[d].Add(int64(len(b))) // before the receiver can know
 	n, err := dst.Write(b)
-	r.octets[d].Add(int64(n))
+	r.octets[d].Add(int64(n - len(b)))
 	return err == nil && !cut
 }
 

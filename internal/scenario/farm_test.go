@@ -1,10 +1,12 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +21,7 @@ const (
 // oldStore is a real store that users leave.
 type oldStore struct {
 	name   string // in the configuration and in the directory
-	kind   string // dovecot or cyrus
+	kind   string // dovecot, cyrus or courier
 	users  []string
 	imap   string
 	lmtp   string // empty: it has none
@@ -37,18 +39,19 @@ type farm struct {
 	seed   string // the mailseed program
 }
 
-// newFarm starts the directory and three old stores, whose delimiters and
-// prefixes differ, and fills them with n messages a user.
+// newFarm starts the directory and four old stores, whose delimiters, prefixes
+// and ways to log in differ, and fills them with n messages a user.
 func newFarm(t *testing.T, users, n int) *farm {
 	t.Helper()
-	mailtest.Require(t, "slapd", "dovecot", "cyrus", "corpus", "mbsync", "offlineimap")
+	mailtest.Require(t, "slapd", "dovecot", "cyrus", "courier", "corpus", "mbsync", "offlineimap")
 	f := &farm{dir: t.TempDir(), seed: mailtest.Mailseed(t)}
 	names := userNames(users)
-	a, b := users*7/20, users*14/20
+	a, b, c := users*6/20, users*11/20, users*16/20
 	f.stores = []*oldStore{
 		newDovecot(t, "old1", names[:a]),
 		newCyrus(t, "old2", names[a:b], mailtest.CyrusOptions{}),
-		newCyrus(t, "old3", names[b:], mailtest.CyrusOptions{UnixHierarchySep: true, AltNamespace: true}),
+		newCyrus(t, "old3", names[b:c], mailtest.CyrusOptions{UnixHierarchySep: true, AltNamespace: true}),
+		newCourier(t, "old4", names[c:]),
 	}
 	f.ldap = mailtest.StartSlapd(t, mailtest.SlapdOptions{})
 	for _, s := range f.stores {
@@ -87,13 +90,6 @@ func newCyrus(t *testing.T, name string, users []string, o mailtest.CyrusOptions
 	}
 }
 
-// newCourier is a store without administrator: moves need the users' passwords.
-func newCourier(t *testing.T, name string, users []string) *oldStore {
-	c := mailtest.StartCourier(t, mailtest.CourierOptions{Password: password})
-	return &oldStore{name: name, kind: "courier", users: users, imap: c.IMAP, pop3: c.POP3, ca: c.CA,
-		login: "{mode: user}", master: []string{"-pass", password}}
-}
-
 // fill loads real mail in twenty folders with umlauts, flags and keywords.
 func (f *farm) fill(t *testing.T, s *oldStore, n int) {
 	t.Helper()
@@ -117,6 +113,43 @@ func (f *farm) mailseed(t *testing.T, verb string, args ...string) []byte {
 		t.Fatalf("mailseed %s: %v\n%s", verb, err, stderr.String())
 	}
 	return out
+}
+
+// migrate orders a move of users by a file that has the passwords of those
+// whose store has no administrator. It returns what the command printed, when it
+// is done, or at once with --detach.
+func (f *farm) migrate(ctx context.Context, t *testing.T, n *node, users []string, args ...string) string {
+	t.Helper()
+	out, errs, code := n.run(ctx, append([]string{"migrate", "--to", "home", "--users", f.list(t, users)}, args...)...)
+	if code != 0 {
+		t.Fatalf("migrate ended with %d\n%s%s", code, out, errs)
+	}
+	t.Logf("migrate:\n%s%s", out, errs)
+	return strings.TrimSpace(out)
+}
+
+// list is such a file.
+func (f *farm) list(t *testing.T, users []string) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("user,password\n")
+	for _, s := range f.stores {
+		for _, u := range s.users {
+			if !slices.Contains(users, u) {
+				continue
+			}
+			own := ""
+			if s.kind == "courier" {
+				own = password
+			}
+			fmt.Fprintf(&b, "%s,%s\n", u, own)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "users.csv")
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // users are all users of the farm, in order.

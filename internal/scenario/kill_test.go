@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"context"
-	"strings"
 	"testing"
 	"time"
 
@@ -31,15 +30,13 @@ func TestKilledWhileMoving(t *testing.T) {
 	names := f.users()
 	calm := names[:wave]
 	start := time.Now()
-	if out, errs, code := n.run(t.Context(), append([]string{"migrate", "--to", "home", "--parallel", "2"}, calm...)...); code != 0 {
-		t.Fatalf("migrate ended with %d\n%s%s", code, out, errs)
-	}
+	f.migrate(t.Context(), t, n, calm, "--parallel", "2")
 	took := time.Since(start)
 	for names = names[wave:]; len(names) > 0; {
 		k := min(wave, len(names))
 		after := time.Duration(rnd.Int64N(int64(took)))
 		t.Logf("killed %v into the move of %v, which takes about %v", after, names[:k], took)
-		killWhileMoving(t, n, names[:k], after)
+		f.killWhileMoving(t, n, names[:k], after)
 		names = names[k:]
 	}
 	l.mail.Await(t, l.mail.Acked()+users)
@@ -50,18 +47,14 @@ func TestKilledWhileMoving(t *testing.T) {
 		r.reading[u].Check(t)
 	}
 	f.checkDirectory(t)
-	f.checkMail(t, n, r, f.certificates(t, n, true), l.quiet)
+	f.checkMail(t, n, r, flips(f.certificates(t, n, true)), l.quiet)
 }
 
 // killWhileMoving begins a batch, kills the node some time later, starts it
 // again and waits until the batch, which nobody touches, is done.
-func killWhileMoving(t *testing.T, n *node, users []string, after time.Duration) {
+func (f *farm) killWhileMoving(t *testing.T, n *node, users []string, after time.Duration) {
 	t.Helper()
-	out, errs, code := n.run(t.Context(), append([]string{"migrate", "--to", "home", "--parallel", "2", "--detach"}, users...)...)
-	if code != 0 {
-		t.Fatalf("migrate ended with %d\n%s%s", code, out, errs)
-	}
-	batch := strings.TrimSpace(out)
+	batch := f.migrate(t.Context(), t, n, users, "--parallel", "2", "--detach")
 	<-time.After(after) // the fault's moment, not a wait for something
 	n.kill()
 	n.start(t)

@@ -178,6 +178,25 @@ func (n *node) bodiesFetched(t *testing.T) int {
 // counter reads a metric of the node.
 func (n *node) counter(t *testing.T, name string) int {
 	t.Helper()
+	text := n.metrics(t)
+	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\d+)$`).FindSubmatch(text)
+	if m == nil {
+		t.Fatalf("no %s in the metrics:\n%s", name, text)
+	}
+	return number(t, m[1])
+}
+
+func number(t *testing.T, text []byte) int {
+	t.Helper()
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (n *node) metrics(t *testing.T) []byte {
+	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.data, "admin.sock"))
 	}}}
@@ -191,15 +210,7 @@ func (n *node) counter(t *testing.T, name string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile(`(?m)^` + name + ` (\d+)$`).FindSubmatch(text)
-	if m == nil {
-		t.Fatalf("no %s in the metrics:\n%s", name, text)
-	}
-	count, err := strconv.Atoi(string(m[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return count
+	return text
 }
 
 // tail is the end of a file.
