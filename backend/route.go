@@ -136,6 +136,8 @@ type Store struct {
 	Ports      map[Protocol]int
 	TLS        TLSMode
 	LMTPTLS    TLSMode // of deliveries, which carry no passwords; empty: TLS
+	// SieveTLS is the TLS mode of ManageSieve; empty: TLS.
+	SieveTLS TLSMode
 	// TLSConfig verifies the store's certificate; nil: system roots and the
 	// host name. It is cloned before use.
 	TLSConfig *tls.Config
@@ -174,6 +176,9 @@ func (s *Store) Local() bool { return s.Type == StoreLocal }
 func (s *Store) TLSFor(p Protocol) TLSMode {
 	if p == LMTP && s.LMTPTLS != "" {
 		return s.LMTPTLS
+	}
+	if p == ManageSieve && s.SieveTLS != "" {
+		return s.SieveTLS
 	}
 	return s.TLS
 }

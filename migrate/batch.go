@@ -37,6 +37,10 @@ type batch struct {
 	cancel  context.CancelCauseFunc // guarded by mu
 
 	watchers int // ever; guarded by mu
+
+	// silent has, by address, how a port that nobody named did not answer: the
+	// batch's other users need not wait for it.
+	silent sync.Map
 }
 
 // progressLog is what status shows of a user.

@@ -292,9 +292,9 @@ func (d *driver) besideMail(ctx context.Context) error {
 		if err := d.secondLook(ctx); err != nil {
 			return err
 		}
-		if err := d.acct.identities(ctx); err != nil {
-			return err
-		}
+	}
+	if err := d.acct.identities(ctx); err != nil {
+		return err
 	}
 	if err := d.acct.sideData(ctx, false); err != nil {
 		return err
@@ -431,10 +431,14 @@ func (d *driver) another() (dial dialer, release func(), ok bool) {
 // maildrop is the POP3 side of an account; nil where the user has none.
 func (d *driver) maildrop() *maildrop {
 	mode := d.b.spec.POP3
-	if !d.route.to.Local() || mode == POP3Never || mode != POP3Always && !d.route.entry.Allows(backend.POP3) {
+	if mode == POP3Never || mode != POP3Always && !d.route.entry.Allows(backend.POP3) {
 		return nil
 	}
-	return &maildrop{mode: mode, force: d.b.spec.ForcePOP3, named: d.route.from.Ports[backend.POP3] != 0, dial: d.dialPOP3}
+	m := &maildrop{mode: mode, force: d.b.spec.ForcePOP3, named: d.route.from.Ports[backend.POP3] != 0, dial: d.dialPOP3}
+	if to := d.route.to; !to.Local() {
+		m.dialNew = func(ctx context.Context) (*remote.POP3Client, error) { return d.dialForeignPOP3(ctx, to) }
+	}
+	return m
 }
 
 func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
@@ -454,17 +458,19 @@ func (d *driver) dialPOP3(ctx context.Context) (*remote.POP3Client, error) {
 // sideState is what the account needs to read what is beside mail.
 func (d *driver) sideState() *sideState {
 	rules := d.b.spec.Rules
-	return &sideState{named: d.route.from.Ports[backend.ManageSieve] != 0, noScripts: rules != nil && rules.NoSieve, dial: func(ctx context.Context) (*remote.TextConn, error) {
-		t, leave, err := d.target(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c, err := remote.DialManageSieve(ctx, t)
-		if err != nil {
-			leave()
-		}
-		return c, err
-	}}
+	from := d.route.from
+	return &sideState{named: from.Ports[backend.ManageSieve] != 0, noScripts: rules != nil && rules.NoSieve,
+		dial: d.b.unlessSilent(from, d.route.host, func(ctx context.Context) (*remote.TextConn, error) {
+			t, leave, err := d.target(ctx)
+			if err != nil {
+				return nil, err
+			}
+			c, err := remote.DialManageSieve(ctx, t)
+			if err != nil {
+				leave()
+			}
+			return c, err
+		})}
 }
 
 // host is that of the old store.

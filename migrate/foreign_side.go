@@ -95,7 +95,7 @@ func (d *driver) foreignTarget(to *backend.Store) target.Options {
 	from, name := d.names()
 	o := target.Options{Dir: d.mapDir(), Rules: d.b.spec.Rules, Log: d.log, Settle: d.e.timing.Settle, From: from, To: name,
 		Dial:      func(ctx context.Context) (*remote.Client, error) { return d.dialForeign(ctx, to) },
-		DialSieve: func(ctx context.Context) (*remote.TextConn, error) { return d.dialForeignSieve(ctx, to) }}
+		DialSieve: d.b.unlessSilent(to, "", func(ctx context.Context) (*remote.TextConn, error) { return d.dialForeignSieve(ctx, to) })}
 	if m := to.Login.Mode; (m == backend.LoginAuthzid || m == backend.LoginProxyAuth) && to.Login.User != "" {
 		o.DialAdmin = func(ctx context.Context) (*remote.Client, error) { return d.dialForeignAdmin(ctx, to) }
 	}
@@ -130,4 +130,23 @@ func (d *driver) dialForeignAdmin(ctx context.Context, to *backend.Store) (*remo
 		pl.leave()
 	}
 	return c, err
+}
+
+// unlessSilent dials ManageSieve; a port that the configuration does not name and
+// that did not answer one user is not tried for the batch's others.
+func (b *batch) unlessSilent(s *backend.Store, host string, dial func(context.Context) (*remote.TextConn, error)) func(context.Context) (*remote.TextConn, error) {
+	if s.Ports[backend.ManageSieve] != 0 {
+		return dial
+	}
+	return func(ctx context.Context) (*remote.TextConn, error) {
+		key := hostName(s.Name, host)
+		if err, ok := b.silent.Load(key); ok {
+			return nil, err.(error)
+		}
+		c, err := dial(ctx)
+		if err != nil && ctx.Err() == nil && remote.Unreached(err) {
+			b.silent.Store(key, err)
+		}
+		return c, err
+	}
 }

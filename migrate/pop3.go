@@ -56,6 +56,9 @@ type POP3Certificate struct {
 	// or the first difference.
 	Compared bool   `json:"compared"`
 	Flipped  string `json:"flipped,omitempty"`
+	// Differ counts the ids of the old store that a foreign new one does not
+	// show, or not in their place; IMAP cannot set them.
+	Differ int `json:"differ,omitempty"`
 }
 
 // maildrop is what the engine knows of a user's POP3 identities.
@@ -65,6 +68,10 @@ type maildrop struct {
 	force bool // flip although ids have no message
 	// named: the configuration names a port for POP3, so somebody is to answer
 	named bool
+	// dialNew is dial for a foreign new store; foreignLeft: what is left is an
+	// exception.
+	dialNew     func(context.Context) (*remote.POP3Client, error)
+	foreignLeft bool
 
 	cert POP3Certificate
 	read bool // cert and what follows belong to the INBOX with these counters:
@@ -98,13 +105,16 @@ const (
 func (a *account) identities(ctx context.Context) error {
 	d := a.pop3
 	b := a.boxes[backend.Inbox]
-	if d == nil || d.dial == nil || d.mode == POP3Never || b == nil || b.imp == nil {
+	if d == nil || d.dial == nil || d.mode == POP3Never || b == nil || b.imp == nil && !a.ordered {
 		return nil
 	}
 	at := inboxState{b.validity, b.next, b.count}
 	if d.read && (d.at == at && len(d.open) == 0 || d.cert.Form != "" && d.byUID && d.at.validity == at.validity) {
 		d.at = at
 		return nil
+	}
+	if a.ordered {
+		return a.foreignIDs(ctx, at)
 	}
 	if _, ok := b.imp.(backend.POP3Import); !ok {
 		d.leave("the new store keeps no POP3 identities", at)
@@ -139,7 +149,7 @@ func (a *account) identities(ctx context.Context) error {
 
 // leave notes why there is nothing to carry over.
 func (d *maildrop) leave(why string, at inboxState) {
-	*d = maildrop{dial: d.dial, mode: d.mode, force: d.force, named: d.named, read: true, at: at, byUID: true}
+	*d = maildrop{dial: d.dial, dialNew: d.dialNew, mode: d.mode, force: d.force, named: d.named, read: true, at: at, byUID: true}
 	d.cert.Left = why
 	d.cert.Form = backend.UIDLCyrus // so that nothing is asked again
 }
@@ -330,5 +340,9 @@ func (a *account) certifyPOP3(c *Certificate) {
 	}
 	note(cert.Unmatched, "POP3: %d unique ids of the old store have no message here")
 	note(cert.Elsewhere, "POP3: %d messages that the old store showed are in other mailboxes, which POP3 does not show here")
+	note(cert.Differ, "POP3: %d unique ids of the old store are others at the new one, and IMAP cannot set them: POP3 clients fetch those messages again")
+	if cert.Left != "" && d.foreignLeft {
+		c.Exception = append(c.Exception, Exception{Mailbox: "INBOX", What: "POP3: " + cert.Left})
+	}
 	note(cert.Hidden, "POP3: %d messages that the old store did not show are shown here")
 }

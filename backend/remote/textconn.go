@@ -76,7 +76,8 @@ func (c *TextConn) send(line string) error {
 
 // plaintext reports whether TLS is still to come.
 func (c *TextConn) plaintext() bool {
-	return c.target.Store.TLS != backend.TLSImplicit && c.target.Store.TLS != backend.TLSNone
+	m := c.target.Store.TLSFor(c.protocol)
+	return m != backend.TLSImplicit && m != backend.TLSNone
 }
 
 // startTLS ends the handshake after the store's go-ahead.

@@ -39,6 +39,8 @@ migrate). What a target refuses is named at the end, and kept in a file.
   --maxsize, --minsize, --maxage, --search      which messages
   --delete2, --delete2folders                   what only the target has goes
   --justfolders, --subscribeall, --dry
+  --syncacls, --acluser A=B                     access rights, too; others' names
+  --nosyncquota, --nosyncmetadata, --nosyncsieve   leave these alone
 
 And of our own:
   --users FILE      many accounts: a CSV file with the columns user1, password1,
@@ -46,6 +48,8 @@ And of our own:
   --parallel N      accounts at a time (default 4)
   --reread PERCENT  messages that are read again from the target (default 10, -1: none)
   --state DIR       where the maps and reports are kept
+  --sieveport1 N, --sieveport2 N   ports of ManageSieve (default 4190)
+  --popport1 N, --popport2 N       POP3: count the unique ids that differ
   --verbose         a log on standard error
   --json            the result as JSON
 
@@ -145,6 +149,7 @@ func (c *cli) copy(cmd *cobra.Command, args []string) error {
 	if own.verbose {
 		log = slog.New(slog.NewTextHandler(c.stderr, nil))
 	}
+	job.Rules.NoACL, job.Rules.TellACL = !job.SyncACLs, !job.NoSyncACLs
 	return c.runCopy(cmd.Context(), app.CopyOptions{Dir: own.state, From: job.From.Store("source"), To: job.To.Store("target"), Accounts: accounts,
 		Filter: &job.Filter, Rules: &job.Rules, Dry: job.Dry, Parallel: own.parallel, Reread: own.reread, Logger: log})
 }
@@ -244,14 +249,14 @@ func (c *cli) runCopy(ctx context.Context, o app.CopyOptions) error {
 			return err
 		}
 	}
-	return c.copied(res)
+	return c.copied(o, res)
 }
 
 // maxShownExceptions of a user are printed; the report has all.
 const maxShownExceptions = 20
 
 // copied says what came of a copy: in words and as an exit code.
-func (c *cli) copied(res *app.CopyResult) error {
+func (c *cli) copied(o app.CopyOptions, res *app.CopyResult) error {
 	failed, missing := 0, 0
 	for _, m := range res.Batch.Moves {
 		if m.Failed {
@@ -261,6 +266,11 @@ func (c *cli) copied(res *app.CopyResult) error {
 	}
 	failed = max(failed, res.Batch.Failed)
 	for user, r := range res.Reports {
+		if r.Side != nil && o.Dry && !c.json {
+			for _, what := range r.Side.Changes {
+				fmt.Fprintf(c.stdout, "%s: would be: %s\n", user, what)
+			}
+		}
 		for i, x := range r.Exception {
 			if x.Skipped {
 				missing++

@@ -50,6 +50,9 @@ func Copy(ctx context.Context, o CopyOptions, show func(*admin.Batch)) (*CopyRes
 	accounts := make(map[string]CopyAccount, len(o.Accounts))
 	spec := migrate.BatchSpec{From: o.From.Name, To: o.To.Name, Dry: o.Dry, CopyOnly: true, Parallel: o.Parallel, Filter: o.Filter,
 		Rules: o.Rules, Reread: o.Reread, Prove: -1, Attempts: 5, POP3: migrate.POP3Never}
+	if o.From.Ports[backend.POP3] != 0 && o.To.Ports[backend.POP3] != 0 {
+		spec.POP3 = migrate.POP3Auto
+	}
 	for _, a := range o.Accounts {
 		if _, ok := accounts[a.From]; ok {
 			return nil, backend.Errorf(backend.KindInvalid, "An account is named twice.", "user %q", a.From)
@@ -135,6 +138,7 @@ func copyRules(spec *migrate.BatchSpec, options string) error {
 	if job.From.Host+job.From.User+job.To.Host+job.To.User != "" {
 		return invalid(errors.New("hosts and users are those of the stores and of the batch"))
 	}
+	job.Rules.NoACL = job.NoSyncACLs
 	spec.Filter, spec.Rules, spec.Dry = &job.Filter, &job.Rules, spec.Dry || job.Dry
 	return nil
 }

@@ -28,6 +28,8 @@ type Side struct {
 	ProxyAuth    bool   // by PROXYAUTH, not SASL
 	TLS          backend.TLSMode
 	Insecure     bool // the certificate is not checked
+	SievePort    int  // of ManageSieve; 0: as usual, if anybody answers
+	POP3Port     int  // 0: not asked
 	ssl, tls     bool
 	nossl, notls bool
 }
@@ -38,6 +40,8 @@ type Job struct {
 	Filter   migrate.Filter
 	Rules    target.Rules
 	Dry      bool
+	// SyncACLs and NoSyncACLs are what was said of access rights; neither: nothing.
+	SyncACLs, NoSyncACLs bool
 	// Ignored are options without a meaning here, in the order given.
 	Ignored []string
 }
@@ -229,8 +233,14 @@ func (j *Job) Complete() error {
 // Store is a side as a store of that name.
 func (s *Side) Store(name string) *backend.Store {
 	st := &backend.Store{Name: name, Type: backend.StoreGeneric, Address: s.Host, TLS: s.TLS, Login: backend.Login{Mode: backend.LoginUser}}
-	if s.Port != 0 {
-		st.Ports = map[backend.Protocol]int{backend.IMAP: s.Port}
+	st.Ports = make(map[backend.Protocol]int)
+	for p, n := range map[backend.Protocol]int{backend.IMAP: s.Port, backend.ManageSieve: s.SievePort, backend.POP3: s.POP3Port} {
+		if n != 0 {
+			st.Ports[p] = n
+		}
+	}
+	if s.TLS == backend.TLSImplicit { // ManageSieve knows STARTTLS only (RFC 5804)
+		st.SieveTLS = backend.TLSStartTLS
 	}
 	if s.Insecure {
 		st.TLSConfig = &tls.Config{InsecureSkipVerify: true, ServerName: s.Host} //nolint:gosec // the user said so

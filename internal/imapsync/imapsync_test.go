@@ -68,7 +68,7 @@ func TestParse(t *testing.T) {
 // TestRefused: what would be left out silently is refused by name.
 func TestRefused(t *testing.T) {
 	for _, args := range []string{"--regexmess s/a/b/", "--delete1", "--addheader", "--frobnicate", "--host1", "word", "--nosyncinternaldates",
-		"--syncacls", "--maxsize x", "--maxage -1", "--regextrans2 s/a/b/e", "--regextrans2 s/(?=a)/b/", "--include (", "--authmech1 CRAM-MD5",
+		"--synclabels", "--acluser A", "--maxsize x", "--maxage -1", "--regextrans2 s/a/b/e", "--regextrans2 s/(?=a)/b/", "--include (", "--authmech1 CRAM-MD5",
 		"--minage 10 --maxage 5", "--f1f2 A", "--sslargs1 SSL_ca_file=x"} {
 		j, err := Parse(strings.Fields(args))
 		if err == nil {

@@ -100,6 +100,14 @@ var options = concat(
 	both("ssl", flagKind, "TLS from the beginning; the certificate is checked", func(s *Side, _ string) error { s.ssl = true; return nil }, func(s *Side) { s.nossl = true }),
 	both("tls", flagKind, "STARTTLS; the certificate is checked", func(s *Side, _ string) error { s.tls = true; return nil }, func(s *Side) { s.notls = true }),
 	both("sslargs", valueKind, "SSL_verify_mode=0: any certificate will do; others are refused", sslargs, nil),
+	both("sieveport", valueKind, "(ours) its port of ManageSieve, always with STARTTLS unless TLS is off; default 4190, if anybody answers there", func(s *Side, v string) (err error) {
+		s.SievePort, err = strconv.Atoi(v)
+		return err
+	}, nil),
+	both("popport", valueKind, "(ours) its port of POP3: with both, the report tells how many unique ids differ, which IMAP cannot set", func(s *Side, v string) (err error) {
+		s.POP3Port, err = strconv.Atoi(v)
+		return err
+	}, nil),
 	[]option{
 		{names: []string{"gmail1"}, says: "host and TLS of Gmail", set: well("1", "imap.gmail.com")},
 		{names: []string{"gmail2"}, says: "host and TLS of Gmail", set: well("2", "imap.gmail.com")},
@@ -138,7 +146,17 @@ var options = concat(
 		{names: []string{"minage"}, kind: valueKind, says: "INTERNALDATE before so many days", set: func(j *Job, v string) error { return days(v, &j.Filter.MinAge) }},
 		text("an IMAP search criterion for the source's messages", "search", func(j *Job) *string { return &j.Filter.Search }),
 		text("the same", "search1", func(j *Job) *string { return &j.Filter.Search }),
-		on("check and plan only", "dry", func(j *Job) *bool { return &j.Dry }),
+		{names: []string{"syncacls"}, says: "access rights are set at the target, too (between stores of a node: unless --nosyncacls); names of others change as the account's own does",
+			set: func(j *Job, _ string) error { j.SyncACLs, j.NoSyncACLs = true, false; return nil },
+			no:  func(j *Job) error { j.SyncACLs, j.NoSyncACLs = false, true; return nil }},
+		{names: []string{"acluser"}, kind: valueKind, says: "(ours) source=target: what somebody whom access rights name is called at the target; group:name for groups", set: acluser},
+		{names: []string{"syncquota"}, says: "(ours) default: the quota is set, where the target lets users or the admin do so; --nosyncquota leaves it",
+			set: func(j *Job, _ string) error { j.Rules.NoQuota = false; return nil }, no: func(j *Job) error { j.Rules.NoQuota = true; return nil }},
+		{names: []string{"syncmetadata"}, says: "(ours) default: annotations (METADATA) are set; --nosyncmetadata leaves them",
+			set: func(j *Job, _ string) error { j.Rules.NoMetadata = false; return nil }, no: func(j *Job) error { j.Rules.NoMetadata = true; return nil }},
+		{names: []string{"syncsieve"}, says: "(ours) default: Sieve scripts are carried over by ManageSieve; --nosyncsieve leaves them",
+			set: func(j *Job, _ string) error { j.Rules.NoSieve = false; return nil }, no: func(j *Job) error { j.Rules.NoSieve = true; return nil }},
+		on("check and plan only; says what would be created and set", "dry", func(j *Job) *bool { return &j.Dry }),
 		on("the same", "dry1", func(j *Job) *bool { return &j.Dry }),
 		on("mailboxes and subscriptions, no mail", "justfolders", func(j *Job) *bool { return &j.Filter.FoldersOnly }),
 		on("logs in at the source and plans, changes nothing", "justlogin", func(j *Job) *bool { return &j.Dry }),
@@ -154,7 +172,6 @@ var options = concat(
 	refused("say it with --exclude and --delete2folders", valueKind, "delete2foldersonly", "delete2foldersbutnot"),
 	refused("say it with --folderrec and --regextrans2", valueKind, "subfolder1"),
 	refused("say it with --f1f2", valueKind, "f1f2h"),
-	refused("ACLs name users of one server; between foreign servers they mean others", flagKind, "syncacls"),
 	refused("labels are Gmail's own; the mailboxes that show them are copied", flagKind, "synclabels", "resynclabels", "debuglabels"),
 	refused("a limit of messages or octets belongs to a store: max_connections, and the throttle of a node", valueKind,
 		"maxmessagespersecond", "maxbytespersecond", "maxbytesafter", "maxsleep", "exitwhenover"),
@@ -230,6 +247,18 @@ func well(n, host string) func(*Job, string) error {
 		s.Host, s.ssl = host, true
 		return nil
 	}
+}
+
+func acluser(j *Job, v string) error {
+	from, to, ok := strings.Cut(v, "=")
+	if !ok || from == "" || to == "" {
+		return fmt.Errorf("%q is not source=target", v)
+	}
+	if j.Rules.Identifiers == nil {
+		j.Rules.Identifiers = make(map[string]string)
+	}
+	j.Rules.Identifiers[from] = to
+	return nil
 }
 
 func f1f2(j *Job, v string) error {

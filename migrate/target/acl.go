@@ -16,7 +16,7 @@ import (
 // carrying, or where the rules say mirror; else they are named.
 func (s *sideRun) acls(ctx context.Context) error {
 	if !s.c.Has("ACL") {
-		s.noACL()
+		s.noACL("the target has no access rights (ACL)")
 		return nil
 	}
 	var raws []string
@@ -42,12 +42,12 @@ func (s *sideRun) acls(ctx context.Context) error {
 	return s.changeACLs(ctx, changes)
 }
 
-// noACL names what is lost at a target without access rights.
-func (s *sideRun) noACL() {
+// noACL names what is not carried over.
+func (s *sideRun) noACL(why string) {
 	for _, m := range s.d.ACLs {
 		for _, e := range m.Entries {
 			if w := parseIdentifier(e.Identifier, s.ids.from); w.kind != theOwner {
-				s.left(m.Mailbox, "access rights %q of %q: the target has no access rights (ACL)", e.Rights, e.Identifier)
+				s.left(m.Mailbox, "access rights %q of %q: %s", e.Rights, e.Identifier, why)
 			}
 		}
 	}

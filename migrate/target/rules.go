@@ -41,6 +41,8 @@ type Rules struct {
 	NoQuota    bool `json:"no_quota,omitempty"`
 	NoMetadata bool `json:"no_metadata,omitempty"`
 	NoSieve    bool `json:"no_sieve,omitempty"`
+	// TellACL: nobody wished NoACL, so access rights that are left out are named.
+	TellACL bool `json:"tell_acl,omitempty"`
 	// Identifiers are the names at the target of those whom access control lists
 	// name, by their name at the source; groups as "group:name". Others are
 	// changed as the name of the mailboxes' owner is, or named in the report.

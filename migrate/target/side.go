@@ -270,6 +270,9 @@ func (s *sideRun) run(ctx context.Context) error {
 				return err
 			}
 		}
+		if r.NoACL && r.TellACL {
+			s.noACL("left out (--syncacls sets them)")
+		}
 		s.others()
 		return nil
 	})
