@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind says what an error means to the peer that has to be answered. It is
@@ -60,7 +61,7 @@ func (e *Error) Error() string {
 		s = e.Kind.String()
 	}
 	if e.Err != nil {
-		return s + ": " + e.Err.Error()
+		return strings.TrimSuffix(s, ".") + ": " + e.Err.Error()
 	}
 	return s
 }

@@ -32,13 +32,7 @@ func (e *Engine) batch(id BatchID) (*batch, error) {
 	b := e.loaded(id)
 	if b == nil && validID(id) {
 		if _, err := os.Stat(filepath.Join(e.dir(id), journalName)); err == nil {
-			t := time.NewTimer(loadTime)
-			defer t.Stop()
-			select {
-			case <-e.resumed:
-			case <-e.ctx.Done():
-			case <-t.C:
-			}
+			e.awaitResume(e.ctx)
 			b = e.loaded(id)
 		}
 	}
@@ -48,14 +42,49 @@ func (e *Engine) batch(id BatchID) (*batch, error) {
 	return b, nil
 }
 
+// awaitResume waits until Resume has read the batches, as long as loadTime allows.
+func (e *Engine) awaitResume(ctx context.Context) error {
+	t := time.NewTimer(loadTime)
+	defer t.Stop()
+	select {
+	case <-e.resumed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.ctx.Done():
+		return errClosed
+	case <-t.C:
+		return backend.NewError(backend.KindUnavailable, "The batches of before are still being read.")
+	}
+}
+
+// loadedAll waits for Resume when there are batches of before that it has not read.
+func (e *Engine) loadedAll(ctx context.Context) error {
+	select {
+	case <-e.resumed: // what is not loaded now cannot be read
+		return nil
+	default:
+	}
+	for _, id := range e.before {
+		if e.loaded(id) == nil {
+			return e.awaitResume(ctx)
+		}
+	}
+	return nil
+}
+
 func (e *Engine) loaded(id BatchID) *batch {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.batches[id]
 }
 
-// Batches lists all batches, the latest first, without their users.
-func (e *Engine) Batches() []*BatchStatus {
+// Batches lists all batches, the latest first, without their users. Those that
+// cannot be read are missing.
+func (e *Engine) Batches(ctx context.Context) ([]*BatchStatus, error) {
+	if err := e.loadedAll(ctx); err != nil {
+		return nil, err
+	}
 	e.mu.Lock()
 	list := make([]*batch, 0, len(e.batches))
 	for _, b := range e.batches {
@@ -67,7 +96,7 @@ func (e *Engine) Batches() []*BatchStatus {
 	for i, b := range list {
 		out[i] = b.summary()
 	}
-	return out
+	return out, nil
 }
 
 // Status is where a batch stands. KindNotFound.
@@ -184,11 +213,28 @@ func (e *Engine) Continue(id BatchID) error {
 		}
 		b = newBatch(r.spec, j)
 		b.restore(r)
-		if err := e.launch(b); err != nil {
+		if err := e.relaunch(b); err != nil {
 			return err
 		}
 	}
 	return e.order(id, orderContinue)
+}
+
+// relaunch is launch for a batch whose users may be in another one by now.
+func (e *Engine) relaunch(b *batch) error {
+	var open []string
+	for u, m := range b.moves {
+		if !m.Done() {
+			open = append(open, u)
+		}
+	}
+	e.starts.Lock()
+	defer e.starts.Unlock()
+	if busy := e.busy(open); busy != "" {
+		b.journal.close()
+		return errBusy(busy)
+	}
+	return e.launch(b)
 }
 
 // Stop ends a batch for good: copies are cut off, holds that run are finished,
@@ -245,7 +291,8 @@ func (e *Engine) RetrySpec(id BatchID) (BatchSpec, error) {
 	return spec, nil
 }
 
-// Moves reports whether a user is part of a batch that is not finished.
+// Moves reports whether a user is part of a batch that is not finished, among
+// those that are read.
 func (e *Engine) Moves(user string) bool { return e.busy([]string{user}) != "" }
 
 // Certificate is the latest of a user, over all batches. KindNotFound.

@@ -34,6 +34,7 @@ type Engine struct {
 	ticking     sync.Once
 	resumed     chan struct{} // closed when Resume has read the batches
 	resumedOnce sync.Once
+	before      []BatchID // on disk when the engine was made; read-only
 
 	starts sync.Mutex // one Start at a time: who is busy is looked at before
 
@@ -44,7 +45,7 @@ type Engine struct {
 	closed  bool               // guarded by mu
 }
 
-// New makes an engine; before Start or Resume it touches nothing but the key
+// New makes an engine; before Start or Resume it writes nothing but the key
 // that signs certificates, which the first one makes.
 func New(o Options) (*Engine, error) {
 	if o.Dir == "" || o.Placements == nil || o.Lookup == nil {
@@ -61,6 +62,9 @@ func New(o Options) (*Engine, error) {
 	var err error
 	if e.signer, err = OpenSigner(o.Dir); err != nil {
 		return nil, fmt.Errorf("key of the certificates: %w", err)
+	}
+	if e.before, err = batches(o.Dir); err != nil {
+		return nil, fmt.Errorf("batches on disk: %w", err)
 	}
 	close(e.calm)
 	e.hosts = newHosts(o.Dial)
@@ -84,6 +88,8 @@ var errClosed = backend.NewError(backend.KindUnavailable, "The migration engine 
 
 // Start begins a batch and returns when it is in the journal; the moves go on
 // until they are done, or the engine is closed. KindExists: the ID is taken.
+// KindConflict: a user is part of a batch that runs, or that Resume has not read
+// yet.
 func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -108,10 +114,13 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if err := e.checkHooks(&spec); err != nil {
 		return "", err
 	}
+	if err := e.loadedAll(ctx); err != nil {
+		return "", err
+	}
 	e.starts.Lock()
 	defer e.starts.Unlock()
 	if busy := e.busy(spec.Users); busy != "" {
-		return "", backend.Errorf(backend.KindConflict, "A user is part of a batch that runs.", "user %q", busy)
+		return "", errBusy(busy)
 	}
 	j, err := createJournal(e.dir(spec.ID), &spec, time.Now().UTC())
 	if errors.Is(err, errExist) {
@@ -121,6 +130,10 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 		return "", fmt.Errorf("journal of batch %s: %w", spec.ID, err)
 	}
 	return spec.ID, e.launch(newBatch(spec, j))
+}
+
+func errBusy(user string) error {
+	return backend.Errorf(backend.KindConflict, "A user is part of a batch that runs.", "user %q", user)
 }
 
 // checkStores wants every store that a batch names to be configured.

@@ -68,7 +68,11 @@ func TestHundredThousandUsers(t *testing.T) {
 	start := time.Since(began)
 	grown := heap() - before
 	began = time.Now()
-	st := e.Batches()[0]
+	all, err := e.Batches(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := all[0]
 	status := time.Since(began)
 	began = time.Now()
 	failed, next, err := e.Users("large", 0, n, func(u *UserStatus) bool { return u.State == Failed })

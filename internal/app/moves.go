@@ -233,19 +233,23 @@ func (m *migrations) home(ctx context.Context, e *backend.Entry) string {
 }
 
 // Batches implements admin.Migrations.
-func (m *migrations) Batches(context.Context) (list []admin.Batch, err error) {
-	for _, b := range m.engine.Batches() {
+func (m *migrations) Batches(ctx context.Context) (list []admin.Batch, err error) {
+	all, err := m.engine.Batches(ctx)
+	for _, b := range all {
 		list = append(list, shownBatch(b))
 	}
-	return list, nil
+	return list, err
 }
 
 // id is the batch that is meant: the latest when none is named.
-func (m *migrations) id(id string) (migrate.BatchID, error) {
+func (m *migrations) id(ctx context.Context, id string) (migrate.BatchID, error) {
 	if id != "" {
 		return migrate.BatchID(id), nil
 	}
-	all := m.engine.Batches()
+	all, err := m.engine.Batches(ctx)
+	if err != nil {
+		return "", err
+	}
 	if len(all) == 0 {
 		return "", backend.NewError(backend.KindNotFound, "no batch was ever started")
 	}
@@ -253,8 +257,8 @@ func (m *migrations) id(id string) (migrate.BatchID, error) {
 }
 
 // Batch implements admin.Migrations.
-func (m *migrations) Batch(_ context.Context, id string) (admin.Batch, error) {
-	batch, err := m.id(id)
+func (m *migrations) Batch(ctx context.Context, id string) (admin.Batch, error) {
+	batch, err := m.id(ctx, id)
 	if err != nil {
 		return admin.Batch{}, err
 	}
@@ -266,8 +270,8 @@ func (m *migrations) Batch(_ context.Context, id string) (admin.Batch, error) {
 }
 
 // Moves implements admin.Migrations.
-func (m *migrations) Moves(_ context.Context, q admin.MoveQuery) (admin.MovePage, error) {
-	batch, err := m.id(q.Batch)
+func (m *migrations) Moves(ctx context.Context, q admin.MoveQuery) (admin.MovePage, error) {
+	batch, err := m.id(ctx, q.Batch)
 	if err != nil {
 		return admin.MovePage{}, err
 	}
@@ -298,7 +302,7 @@ func (m *migrations) Moves(_ context.Context, q admin.MoveQuery) (admin.MovePage
 
 // Watch implements admin.Migrations.
 func (m *migrations) Watch(ctx context.Context, id string, fn func(admin.Batch) error) error {
-	batch, err := m.id(id)
+	batch, err := m.id(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -333,16 +337,22 @@ func (m *migrations) Page(_ context.Context, user string) ([]byte, error) {
 }
 
 // Pause implements admin.Migrations.
-func (m *migrations) Pause(_ context.Context, id string) error { return m.tell(id, m.engine.Pause) }
+func (m *migrations) Pause(ctx context.Context, id string) error {
+	return m.tell(ctx, id, m.engine.Pause)
+}
 
 // Resume implements admin.Migrations.
-func (m *migrations) Resume(_ context.Context, id string) error { return m.tell(id, m.engine.Continue) }
+func (m *migrations) Resume(ctx context.Context, id string) error {
+	return m.tell(ctx, id, m.engine.Continue)
+}
 
 // Stop implements admin.Migrations.
-func (m *migrations) Stop(_ context.Context, id string) error { return m.tell(id, m.engine.Stop) }
+func (m *migrations) Stop(ctx context.Context, id string) error {
+	return m.tell(ctx, id, m.engine.Stop)
+}
 
-func (m *migrations) tell(id string, order func(migrate.BatchID) error) error {
-	batch, err := m.id(id)
+func (m *migrations) tell(ctx context.Context, id string, order func(migrate.BatchID) error) error {
+	batch, err := m.id(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -351,7 +361,7 @@ func (m *migrations) tell(id string, order func(migrate.BatchID) error) error {
 
 // Retry implements admin.Migrations: the users who failed become a new batch.
 func (m *migrations) Retry(ctx context.Context, id string) (admin.Batch, error) {
-	batch, err := m.id(id)
+	batch, err := m.id(ctx, id)
 	if err != nil {
 		return admin.Batch{}, err
 	}
