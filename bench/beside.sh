@@ -1,9 +1,8 @@
 #!/bin/bash
 # mailferry beside its peers, in one run: the rows of docs/benchmarks.md.
 #
-#   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; about 40 minutes,
-#                         of which the proxy takes 15)
-#   beside.sh copy        copies into a foreign Dovecot, beside the tools and the bare pipe (COPY_ROWS)
+#   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; README.md says how long
+#                         each takes). migrate is: moves copy cyrus distance read correct
 #   beside.sh profile     CPU profiles of mailferry under the loads of the parts
 #   beside.sh down        stop everything that a part has started
 #
@@ -12,13 +11,15 @@
 #   BIN      the mailferry under test   (default: built from this tree)
 #   RUN      run directory              (default ${TMPDIR:-/tmp}/bench-mailferry)
 #   LOCK     file locked in timed runs  (default $RUN/lock)
-#   RUNS     rounds; in each, peers and mailferry take turns (default 3)
+#   RUNS     rounds of store and engine; in each, peers and mailferry take turns (default 3)
+#   MIGRATE_RUNS   rounds of the parts of migrate (default 1)
 #   PROXY_RUNS, PROXY_DUR   rounds and measured time of the proxy part (default 1, 1500ms; logins with 50
 #            clients are measured three times in a round)
 #   BIG      messages of the big mailbox of the store part   (default 10000)
 #   WEIGHT   on a machine with other work: CPU weight of what is measured, in a
 #            cgroup of its own (cgroup v1 or v2; 1024 is what others have; default: no cgroup)
-#   PROXY_PEERS, STORE_PEERS, MIGRATE_ROWS   what stands beside mailferry
+#   PROXY_PEERS, STORE_PEERS   what stands beside mailferry there
+#   IMAPSYNC_GIT, IMAPSYNC_GO_GIT   clones of imapsync and imapsync-go, which no package has (mailseed/README.md)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
@@ -30,8 +31,6 @@ WEIGHT=${WEIGHT:-}
 PROXY_RUNS=${PROXY_RUNS:-1}
 PROXY_PEERS=${PROXY_PEERS:-relay perdition nginx nginx-fix dovecot dovecot-cache}
 STORE_PEERS=${STORE_PEERS:-dovecot-maildir dovecot-mdbox}
-MIGRATE_ROWS=${MIGRATE_ROWS:-doveadm-backup-big mbsync-big doveadm-backup-1 mbsync-1 doveadm-backup-4 mbsync-4 doveadm-backup-8 imapsync-1}
-COPY_ROWS=${COPY_ROWS:-mbsync-big mailferry-copy-big mbsync-1 mailferry-copy-1 mbsync-4 mailferry-copy-4 imapsync-go-4}
 BIN=${BIN:-$RUN/mailferry}
 CLIENTS=${CLIENTS:-1 50 200} # of the login rows
 TCONNS=${TCONNS:-1 8 50}     # of the relay rows
@@ -68,10 +67,10 @@ weigh() {
 	say "no CPU cgroup to be had: going on without"
 }
 
-waitport() { # host:port
+waitport() { # host:port [command prefix...]
 	local i
 	for i in $(seq 100); do
-		(exec 3<>"/dev/tcp/${1%:*}/${1#*:}") 2>/dev/null && return 0
+		"${@:2}" bash -c 'exec 3<>"/dev/tcp/${0%:*}/${0#*:}"' "$1" 2>/dev/null && return 0
 		sleep 0.1
 	done
 	die "nothing listens on $1"
@@ -114,7 +113,7 @@ start() {
 	shift 2
 	(exec setsid "$@" "$BIN" serve --config "$d/mailferry.yaml" --pprof "$pprof" </dev/null >"$d/log" 2>&1 9>&-) &
 	echo $! >"$d/pid"
-	waitport "127.0.0.1:$port"
+	waitport "127.0.0.1:$port" "$@"
 }
 
 stop() { # PART
@@ -229,96 +228,9 @@ part_store() {
 	store_down
 }
 
-# ---- migrate: a full move into our own store, counted when it is verified ----
+# ---- migrate: moves into our own store, copies into others ----
 
-migrate_up() {
-	migrate up && migrate seed || exit 1
-	config migrate "proxy, store, migrate" 127.0.0.1:22243 "" "" 127.0.0.1:22210 <<-C
-		directories:
-		  - {name: users, type: file, path: users, passwords: bind}
-		stores:
-		  - {name: home, type: local}
-		  - name: old
-		    type: dovecot
-		    address: 127.0.0.1
-		    ports: {imap: 24143, pop3: 24110}
-		    tls: none
-		    login: {mode: master, user: migrator, password: masterpass}
-		move_groups: [{name: farm, stores: [old, home]}]
-	C
-	{ seq -f 's%03g' 1 20 && echo big1; } | sed 's/$/:{PLAIN}seedpass:old/' >"$RUN/mailferry-migrate/users"
-	cat >"$RUN/migrate/bin/mailferry" <<-C
-		#!/bin/bash
-		. "\$(dirname "\$0")/env"
-		exec $BIN migrate "\$@" --to home --parallel "\$PAR" --config $RUN/mailferry-migrate/mailferry.yaml >\$w/log 2>&1
-	C
-	# the same copied only, so that a second pass has nothing to do
-	sed 's/ migrate "\$@"/ migrate "$@" --copy-only/; s/ migrate "$@" --to/ migrate "$@" --copy-only --to/' "$RUN/migrate/bin/mailferry" |
-		sed 's/--copy-only --copy-only/--copy-only/' >"$RUN/migrate/bin/mailferry-again"
-	chmod +x "$RUN/migrate/bin/mailferry" "$RUN/migrate/bin/mailferry-again"
-}
-migrate_down() {
-	stop migrate
-	migrate down
-}
-# fresh: the target as it was before the first move
-migrate_fresh() {
-	stop migrate
-	rm -rf "$RUN/mailferry-migrate/data"
-	start migrate 22243
-}
-ours() { # LABEL USERS PARALLEL MANIFEST
-	ONCE=1 ONECALL=1 TARGET=127.0.0.1:22243 TARGET_POP=127.0.0.1:22210 TARGET_PID=$RUN/mailferry-migrate/pid TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" migrate row "$1" mailferry "$2" "$3" "$4"
-}
-
-# again LABEL USERS PARALLEL: copied, and copied again with nothing new
-again() {
-	ONECALL=1 TARGET=127.0.0.1:22243 TARGET_PID=$RUN/mailferry-migrate/pid TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" migrate row "$1" mailferry-again "$2" "$3" -
-}
-# peak LABEL: the most memory that the node had since its start
-peak() {
-	awk -v l="$1" '/VmHWM/ {printf "{\"label\":\"%s\",\"peak_mib\":%.1f}\n", l, $2/1024}' "/proc/$(cat "$RUN/mailferry-migrate/pid")/status" >>"$RUN/migrate/peak.jsonl"
-}
-# read_side: without a protocol in front of our store, beside the bare drain; at no distance and at 40 ms
-read_side() {
-	local d=$RUN/migrate-read
-	mkdir -p "$d"
-	(cd "$here/.." && go test -c -o "$d/migrate.test" ./migrate) || die "cannot build the benchmark"
-	(cd "$here/../migrate" && BENCH_MESSAGES=${READ:-10000} flock -o "$LOCK" "$d/migrate.test" -test.run '^$' -test.bench 'Copy|Distance|FarUsers' -test.benchtime 2x -test.count "$1") |
-		tee -a "$d/results.txt"
-}
-
-part_migrate() {
-	local k r
-	migrate_up
-	for k in $(seq "$RUNS"); do
-		for r in $MIGRATE_ROWS; do migrate bench "$r"; done
-		ours mailferry-big big1 1 big
-		ours mailferry-1 s001..s020 1 std
-		ours mailferry-4 s001..s020 4 std
-		ours mailferry-8 s001..s020 8 std
-		peak mailferry-8
-		again mailferry-again-big big1 1
-		again mailferry-again-1 s001..s020 1
-		again mailferry-again-4 s001..s020 4
-	done
-	migrate_down
-	read_side 1
-}
-
-# ---- copy: from Dovecot into a foreign Dovecot, beside the tools and the bare pipe ----
-
-part_copy() {
-	local k r
-	export MAILFERRY=$BIN
-	migrate up && migrate seed || exit 1
-	for k in $(seq "$RUNS"); do
-		for r in $COPY_ROWS; do migrate bench "$r"; done
-		MODES=multi CONNS='1 4' migrate pipe s001..s020
-		MODES=multi CONNS=1 ROWTAG=big- migrate pipe big1
-	done
-	migrate down
-}
+. "$here/beside-migrate.sh"
 
 # ---- engine: our store without a protocol, one voter and three ----
 
@@ -363,10 +275,11 @@ part_profile() {
 	profiled list "$s" "$0" gen fetch -mode list -box Big10k -reps 40
 	profiled bodies "$s" "$0" gen fetch -mode body -box Big10k -t $((s + 2))s
 	store_down
-	migrate_up
+	begin profile
+	node old
 	migrate_fresh
 	profiled migrate 15 env PAR=4 "$RUN/migrate/bin/mailferry" $(seq -f 's%03g' 1 20)
-	migrate_down
+	finish
 	[ ! -s "$RUN/engine/cpu.prof" ] || go tool pprof -top -nodecount 25 "$RUN/engine/cpu.prof" 2>/dev/null
 }
 
@@ -379,11 +292,12 @@ part_install() {
 
 part_down() {
 	local p
-	for p in proxy store migrate; do "${p}_down"; done
+	for p in proxy store; do "${p}_down"; done
+	finish
 }
 
 case ${1:-} in
-fresh) migrate_fresh && exit ;;                                               # called by peers-migrate.sh
+fresh | crash | has) "migrate_$1" "${@:2}" && exit ;; # called by peers-migrate.sh
 again) stop proxy && start proxy 21143 taskset -c "${PROXY_CPUS:-0}" && exit ;; # called by peers-proxy.sh
 gen) shift && store gen custom-mailferry "$@" && exit ;; # by profile
 -h | help | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//' && exit ;;
@@ -391,6 +305,8 @@ esac
 [ $# -gt 0 ] || set -- install proxy store migrate engine table
 build
 export LOCK
+# shellcheck disable=SC2046,SC2086
+set -- $(for part in "$@"; do [ "$part" = migrate ] && printf '%s\n' $MIGRATE_PARTS || echo "$part"; done | awk '!seen[$0]++')
 for part in "$@"; do
 	declare -F "part_$part" >/dev/null || die "unknown part $part"
 done

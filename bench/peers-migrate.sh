@@ -2,13 +2,15 @@
 # Bench of mail migration tools: two Dovecot 2.3 instances (source maildir,
 # destination sdbox), optionally a Cyrus in a chroot as a second source,
 # seeded mail, and the tools imapsync, mbsync, doveadm (dsync over imapc),
-# offlineimap and imapsync-go. Needs root, Debian, Go and npm's or one's own
+# offlineimap, imapsync-go and mailferry copy. Needs root, Debian, Go and npm's or one's own
 # corpus of mail. Rows of tools that are absent are left out with a line.
 # mailseed/README.md says more.
 #
 #   peers-migrate.sh install         packages, corpus, mailseed, tools
 #   peers-migrate.sh cyrus-install   chroot with Cyrus in CYRUS_ROOT
 #   peers-migrate.sh up | seed | bench [ROW...] | report | down
+#   peers-migrate.sh each <ROWS      rows by hand: LABEL TOOL USERS PARALLEL MANIFEST,
+#     one a line; those of tools that are absent are left out
 #   peers-migrate.sh functional [TOOL...]   correctness: torture mailboxes,
 #     delta, live and crash of each tool (verify lines go to FOUT)
 #   peers-migrate.sh delta TOOL USER      second pass after changes (correctness)
@@ -34,9 +36,13 @@
 # no Cyrus), IMAPSYNC, IMAPSYNC_GO, MAILFERRY paths of these tools, OUT, FOUT results,
 # EXTRA further rows (LABEL TOOL USERS PARALLEL MANIFEST, one a line), ONECALL
 # 1: a row calls its tool once, with all users as arguments and PAR set.
+# SOURCE=cyrus: Cyrus is the source of rows and of the correctness cases.
+# TARGET=cyrus: a second Cyrus, empty at the start of each row, is the target.
 # A server of one's own as the target: TARGET host:port, TARGET_TLS its port
 # with TLS, TARGET_POP host:port, TARGET_PID a PID or file with it, TARGET_WIPE
-# a command that deletes the mail of the users given as arguments. In wan rows
+# a command that deletes the mail of the users given as arguments, TARGET_KILL
+# one that kills the server and starts it again, for tools that live in it
+# (crash), TARGET_HAS one that says how many of the users live there. In wan rows
 # it has to run in the network namespace mig24100-tool, next to the tool.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,10 +51,11 @@ CYRUS_ROOT=${CYRUS_ROOT:-} # unset: no Cyrus
 eval "$(bash -c '. "$1/peers/lib.sh" && printf "CORPUS=%q" "$CORPUS"' - "$here")"
 export CORPUS
 LOCK=${LOCK:-$RUN/bench.lock}
+SOURCE=${SOURCE:-dovecot}
 PORTBASE=${PORTBASE:-24100}
 REPEAT=${REPEAT:-1}
 LIMIT=${LIMIT:-170s}
-CYRUS_DIR=${CYRUS_DIR:-/tmp/migrate} # inside CYRUS_ROOT
+CYRUS_DIR=${CYRUS_DIR:-/tmp/migrate} # inside CYRUS_ROOT; the target's: with -target behind it
 IMAPSYNC=${IMAPSYNC:-$(command -v imapsync || echo "$RUN/src/imapsync/imapsync")}
 IMAPSYNC_GO=${IMAPSYNC_GO:-$(command -v imapsync-go || echo "$RUN/imapsync-go")}
 MAILFERRY=${MAILFERRY:-$(command -v mailferry || echo "$RUN/mailferry")}
@@ -95,6 +102,7 @@ install_imapsync() {
 install_imapsync_go() {
 	[ ! -x "$IMAPSYNC_GO" ] && [ -n "${IMAPSYNC_GO_GIT:-}" ] || return 0
 	mkdir -p "$RUN/src/imapsync-go" && IMAPSYNC_GO=$RUN/imapsync-go
+	git_of "$IMAPSYNC_GO_GIT" rev-parse --short HEAD >"$IMAPSYNC_GO.version"
 	git_of "$IMAPSYNC_GO_GIT" archive HEAD | tar -x -C "$RUN/src/imapsync-go" &&
 		(cd "$RUN/src/imapsync-go" && go build -o "$IMAPSYNC_GO" ./cmd/imapsync-go) || say "cannot build imapsync-go from $IMAPSYNC_GO_GIT"
 }
@@ -122,8 +130,8 @@ tools() { # versions of what is here
 	! have mbsync || mbsync --version 2>&1 | head -1
 	! have offlineimap || offlineimap --version 2>&1 | grep -m1 -oE '[0-9]+\.[0-9.]+' | sed 's/^/offlineimap /'
 	! have imapsync || echo "imapsync $(perl "$IMAPSYNC" --version 2>/dev/null | tail -1)"
-	! have imapsync-go || go version -m "$IMAPSYNC_GO" | awk '$1=="mod"{print "imapsync-go",$3}'
-	[ -z "$CYRUS_ROOT" ] || chroot "$CYRUS_ROOT" dpkg-query -W -f 'cyrus ${Version}\n' cyrus-common
+	! have imapsync-go || echo "imapsync-go commit $(cat "$IMAPSYNC_GO.version" 2>/dev/null || echo unknown)"
+	[ ! -d "${CYRUS_ROOT:-/nowhere}" ] || chroot "$CYRUS_ROOT" dpkg-query -W -f 'cyrus ${Version}\n' cyrus-common
 	echo "corpus $(find "$CORPUS" -name '*.json' | wc -l) messages"
 }
 
@@ -133,12 +141,27 @@ cyrus_install() {
 	CYRUS_ROOT=$CYRUS_ROOT "$here/peers/install.sh" cyrus
 }
 
-port() { # port src|dst|cyr imap|imaps|pop
+port() { # port src|dst|cyr|cyt imap|imaps|pop
 	local b=$PORTBASE
-	case $1 in dst) b=$((b + 100)) ;; cyr) b=$((b + 200)) ;; esac
+	case $1 in dst) b=$((b + 100)) ;; cyr) b=$((b + 200)) ;; cyt) b=$((b + 300)) ;; esac
 	case $2 in imap) echo $((b + 43)) ;; imaps) echo $((b + 93)) ;; pop) echo $((b + 10)) ;; esac
 }
 
+src=src # the source of rows: src or cyr
+if [ "$SOURCE" = cyrus ]; then
+	src=cyr
+	export SRC_HOST=127.0.0.1 SRC_PORT MBSYNC_SRC_PATH=INBOX. IMAPC_PREFIX=INBOX
+	SRC_PORT=$(port cyr imap)
+fi
+src_pid() { [ $src = cyr ] && echo "$CYRUS_ROOT$CYRUS_DIR/master.pid" || echo "$RUN/${SRCW:-src}/run/master.pid"; }
+
+to=dovecot # what the target is: dovecot, cyrus, own
+[ -z "${TARGET:-}" ] || to=own
+if [ "${TARGET:-}" = cyrus ]; then
+	to=cyrus
+	TARGET=127.0.0.1:$(port cyt imap) TARGET_PID=$CYRUS_ROOT$CYRUS_DIR-target/master.pid TARGET_WIPE="$here/peers-migrate.sh cyrus-fresh"
+	export RUN CYRUS_ROOT
+fi
 if [ -n "${TARGET:-}" ]; then
 	export DST_HOST=${TARGET%:*} DST_PORT=${TARGET##*:} ${TARGET_TLS:+DST_TLS=$TARGET_TLS}
 fi
@@ -263,9 +286,15 @@ running() { [ -s "$RUN/$1/run/master.pid" ] && kill -0 "$(cat "$RUN/$1/run/maste
 
 stop_dovecot() { [ -s "$RUN/$1/run/master.pid" ] && doveadm -c "$RUN/$1/dovecot.conf" stop 2>/dev/null; }
 
+# cyrus_up cyr|cyt: the source (old separator, INBOX. before all names), or the
+# target, which is as Cyrus comes, but keeps 8-bit octets in headers
 cyrus_up() {
 	[ -n "$CYRUS_ROOT" ] || return 0
-	local d=$CYRUS_ROOT$CYRUS_DIR in=$CYRUS_DIR
+	local which=${1:-cyr} in unix=no munge=yes
+	in=$(cyrus_dir "$which")
+	[ "$which" = cyr ] || unix=yes munge=no
+	local d=$CYRUS_ROOT$in
+	[ ! -s "$d/master.pid" ] || ! kill -0 "$(cat "$d/master.pid")" 2>/dev/null || return 0
 	mkdir -p "$d"/{conf,spool,proc,lock,sock,sieve}
 	cat >"$d/imapd.conf" <<-C
 		configdirectory: $in/conf
@@ -274,8 +303,11 @@ cyrus_up() {
 		proc_path: $in/proc
 		mboxname_lockpath: $in/lock
 		sievedir: $in/sieve
-		altnamespace: no
-		unixhierarchysep: no
+		altnamespace: $unix
+		unixhierarchysep: $unix
+		munge8bit: $munge
+		delete_mode: immediate
+		expunge_mode: immediate
 		admins: cyrus
 		proxyservers: cyrus
 		allowplaintext: yes
@@ -300,24 +332,55 @@ cyrus_up() {
 		  recover cmd="/usr/sbin/cyrus ctl_cyrusdb -r -C $in/imapd.conf"
 		}
 		SERVICES {
-		  imap cmd="imapd -U 100 -C $in/imapd.conf" listen="127.0.0.1:$(port cyr imap)" prefork=0 maxchild=100
-		  pop3 cmd="pop3d -U 100 -C $in/imapd.conf" listen="127.0.0.1:$(port cyr pop)" prefork=0 maxchild=50
+		  imap cmd="imapd -U 100 -C $in/imapd.conf" listen="127.0.0.1:$(port "$which" imap)" prefork=0 maxchild=100
+		  pop3 cmd="pop3d -U 100 -C $in/imapd.conf" listen="127.0.0.1:$(port "$which" pop)" prefork=0 maxchild=50
 		}
 		EVENTS {
 		  checkpoint cmd="/usr/sbin/cyrus ctl_cyrusdb -c -C $in/imapd.conf" period=30
 		}
 	C
-	local u
-	for u in cyrus c001 c002 c003 c004 tc01 tc02; do
+	local u users
+	users=$(users_of "cyrus,c001..c004,cbig1,tc01,tc02,cd01..cd03,t01,t02,d01..d03,s001..s004,big5")
+	[ "$(cat "$d/users" 2>/dev/null)" = "$users" ] || for u in $users; do
 		echo "$PASS" | chroot "$CYRUS_ROOT" saslpasswd2 -p -c -f "$in/sasldb2" -u "$(uname -n)" "$u"
 	done
+	echo "$users" >"$d/users"
 	chroot "$CYRUS_ROOT" chown -R cyrus:mail "$in"
-	chroot "$CYRUS_ROOT" /usr/lib/cyrus/bin/master -C "$in/imapd.conf" -M "$in/cyrus.conf" -p "$in/master.pid" -d -L "$in/master.log"
+	chroot "$CYRUS_ROOT" /usr/lib/cyrus/bin/master -C "$in/imapd.conf" -M "$in/cyrus.conf" -p "$in/master.pid" -d -L "$in/master.log" 9>&-
+	waitport "$(port "$which" imap)"
+}
+cyrus_dir() { case $1 in cyr) echo "$CYRUS_DIR" ;; cyt) echo "$CYRUS_DIR-target" ;; esac; }
+waitport() { # PORT
+	local i
+	for i in $(seq 100); do
+		(exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return 0
+		sleep 0.1
+	done
+	die "nothing listens on port $1"
 }
 
 cyrus_down() {
-	[ -n "$CYRUS_ROOT" ] && [ -s "$CYRUS_ROOT$CYRUS_DIR/master.pid" ] &&
-		kill -QUIT "$(cat "$CYRUS_ROOT$CYRUS_DIR/master.pid")" && rm -f "$CYRUS_ROOT$CYRUS_DIR/master.pid"
+	local w f
+	[ -n "$CYRUS_ROOT" ] || return 0
+	for w in ${1:-cyr cyt}; do
+		f=$CYRUS_ROOT$(cyrus_dir "$w")/master.pid
+		[ -s "$f" ] && stop_pid QUIT "$(cat "$f")"
+		rm -f "$f"
+	done
+}
+stop_pid() { # SIGNAL PID: and wait for its end, 10 s at most
+	local i
+	kill "-$1" "$2" 2>/dev/null || return 0
+	for i in $(seq 100); do
+		kill -0 "$2" 2>/dev/null || return 0
+		sleep 0.1
+	done
+}
+# cyrus_fresh: the target without any mail
+cyrus_fresh() {
+	cyrus_down cyt
+	rm -rf "$CYRUS_ROOT$(cyrus_dir cyt)"/{conf,spool,proc,lock,sock,sieve}
+	cyrus_up cyt
 }
 
 # One wrapper per tool: NAME USER, the endpoints in the environment.
@@ -458,8 +521,9 @@ wrappers() {
 	cat >"$RUN/bin/mailferry-copy" <<-C
 		#!/bin/bash
 		. "\$(dirname "\$0")/env"
-		exec $MAILFERRY copy --host1 \$SRC_HOST --port1 \$SRC_PORT --user1 \$u --password1 \$PASS \\
-		  --host2 \$DST_HOST --port2 \$DST_PORT --user2 \$u --password2 \$PASS \\
+		{ echo user1,password1 && printf "%s,\$PASS\\n" "\$@"; } >\$w/users.csv
+		exec $MAILFERRY copy --host1 \$SRC_HOST --port1 \$SRC_PORT --host2 \$DST_HOST --port2 \$DST_PORT \\
+		  --users \$w/users.csv --parallel \${PAR:-1} \\
 		  --nossl1 --notls1 --nossl2 --notls2 --state \$w/state --verbose \${COPY_OPTS:-} >\$w/log 2>&1
 	C
 	chmod +x "$RUN"/bin/*
@@ -474,7 +538,7 @@ up() {
 	wrappers
 	running src || start_dovecot src || return
 	running dst || start_dovecot dst || return
-	cyrus_up
+	cyrus_up cyr && cyrus_up cyt
 }
 
 down() {
@@ -485,7 +549,7 @@ down() {
 	true
 }
 
-src_ep() { echo -addr "127.0.0.1:$(port src imap)" -pop "127.0.0.1:$(port src pop)" -pass "$PASS"; }
+src_ep() { echo -addr "127.0.0.1:$(port $src imap)" -pop "127.0.0.1:$(port $src pop)" -pass "$PASS"; }
 dst_ep() {
 	if [ -n "${TARGET:-}" ]; then
 		echo -addr "$TARGET" ${TARGET_POP:+-pop "$TARGET_POP"} -pass "$PASS"
@@ -495,6 +559,7 @@ dst_ep() {
 }
 dst_ms() { ${TARGET:+${NSEXEC:-}} "$MS" "$@"; } # a target of one's own lives where the tool does
 dst_pid() { echo "${TARGET_PID:-$RUN/${DSTW:-dst}/run/master.pid}"; }
+dov_ep() { echo -addr "127.0.0.1:$(port src imap)" -pop "127.0.0.1:$(port src pop)" -pass "$PASS"; }
 cyr_ep() { echo -addr "127.0.0.1:$(port cyr imap)" -pop "127.0.0.1:$(port cyr pop)" -pass "$PASS"; }
 
 # load MANIFEST flags: once; the manifest says that it was done
@@ -508,21 +573,40 @@ load() {
 seed() {
 	[ -n "$(find "$CORPUS" -name '*.json' 2>/dev/null | head -1)" ] || die "no corpus in $CORPUS: run '$0 install', or set CORPUS"
 	mkdir -p "$RUN/man"
-	load std $(src_ep) -users s001..s020 -messages 1000
-	load big $(src_ep) -users big1 -messages 20000 -big 15
-	load big5 $(src_ep) -users big5 -messages 5000 -big 4
-	load wan $(src_ep) -users w01..w08 -messages 400 -big 1 -big-max 3000 -medium .03
-	load delta $(src_ep) -users d01..d24 -messages 300 -big 0 -medium .02
-	load torture $(src_ep) -users t01 -profile torture -decoys 0
-	load oddmail $(src_ep) -users t02 -profile oddmail -decoys 0
+	load std $(dov_ep) -users s001..s020 -messages 1000
+	load big $(dov_ep) -users big1 -messages 20000 -big 15
+	load big5 $(dov_ep) -users big5 -messages 5000 -big 4
+	load wan $(dov_ep) -users w01..w08 -messages 400 -big 1 -big-max 3000 -medium .03
+	load wanbig $(dov_ep) -users wbig1 -messages 2000 -big 1 -big-max 3000 -medium .03
+	load torture $(dov_ep) -users t01 -profile torture -decoys 0
+	load oddmail $(dov_ep) -users t02 -profile oddmail -decoys 0
 	[ -z "$CYRUS_ROOT" ] || cyrus_seed
 }
 
 cyrus_seed() {
 	mkdir -p "$RUN/man"
 	load cyrus $(cyr_ep) -users c001..c004 -messages 500
+	load cyrus-big $(cyr_ep) -users cbig1 -messages 5000 -big 4
 	load cyrus-torture $(cyr_ep) -users tc01 -profile torture -decoys 0
 	load cyrus-oddmail $(cyr_ep) -users tc02 -profile oddmail -decoys 0
+}
+
+# reseed USER: a mailbox of 300 at the source as it was before anybody changed
+# it, with the manifest $USER: for cases that change the source
+reseed() {
+	local u=$1
+	case $src in
+	src) rm -rf "$RUN/src/mail/$u" ;;
+	cyr) python3 -c '
+import imaplib, sys
+c = imaplib.IMAP4("127.0.0.1", int(sys.argv[1]))
+c.login("cyrus", sys.argv[2])
+c.setacl("user." + sys.argv[3], "cyrus", "lrswipkxtecda")
+c.delete("user." + sys.argv[3])' "$(port cyr imap)" "$PASS" "$u" || die "cannot empty $u" ;;
+	esac
+	rm -f "$RUN/man/$u.json"
+	mkdir -p "$RUN/man"
+	load "$u" $(src_ep) -users "$u" -messages 300 -big 0 -medium .02 >/dev/null
 }
 
 users_of() { # expand a user list, one a line
@@ -561,9 +645,7 @@ store() {
 # warm USERS: read the source's mail once, so that no row pays for a cold page
 # cache (which can cost a raw fetch three quarters of its rate)
 warm() {
-	local e="-addr 127.0.0.1:$(port src imap)"
-	[ -z "${CYRUS:-}" ] || e="-addr 127.0.0.1:$(port cyr imap)"
-	"$MS" fetch $e -pass "$PASS" -users "$1" -conns 2 >/dev/null 2>&1
+	"$MS" fetch -addr "127.0.0.1:$(port $src imap)" -pass "$PASS" -users "$1" -conns 2 >/dev/null 2>&1
 }
 
 # row LABEL TOOL USERS PARALLEL MANIFEST: wipe, first run, second run, verify
@@ -574,10 +656,10 @@ row() {
 		warm "$users"
 		users_of "$users" >"$RUN/tmp/$label.users"
 		local pass m="$RUN/tmp/$label.meter" c
-		local sv="src=$RUN/${SRCW:-src}/run/master.pid,dst=$(dst_pid)"
-		[ -z "${CYRUS:-}" ] || sv="src=$CYRUS_ROOT$CYRUS_DIR/master.pid,dst=$(dst_pid)"
+		local sv
+		sv="src=$(src_pid),dst=$(dst_pid)"
 		local call="xargs -a $RUN/tmp/$label.users -P $par -n 1 $RUN/bin/$tool"
-		[ -z "${ONECALL:-}" ] || call="env PAR=$par $RUN/bin/$tool $(tr '\n' ' ' <"$RUN/tmp/$label.users")"
+		[ -z "${ONECALL:-}" ] && [ "$tool" != mailferry-copy ] || call="env PAR=$par $RUN/bin/$tool $(tr '\n' ' ' <"$RUN/tmp/$label.users")"
 		for pass in first again; do
 			rm -f "$m"
 			[ "$pass" = first ] && sync -f "$RUN"
@@ -603,11 +685,16 @@ verdict() {
 	local label=$1 tool=$2 man=$3 f=$RUN/verify/$1.json
 	shift 3
 	mkdir -p "$RUN/verify"
+	local has=
+	[ -z "${TARGET_HAS:-}" ] || has=$($TARGET_HAS "$@")
 	dst_ms verify $(dst_ep) -samples 6 -manifest "$man" "$@" >"$f" || { say "$label: nothing to compare" && return; }
-	python3 - "$f" "$label" "$tool" <<-'P' | tee -a "$FOUT"
+	python3 - "$f" "$label" "$tool" "$SOURCE" "$to" "$has" "${hits:-}" <<-'P' | tee -a "$FOUT"
 		import json,sys
 		v=json.load(open(sys.argv[1])); v.pop("samples",None); v.pop("server",None)
-		print(json.dumps({"label":sys.argv[2],"tool":sys.argv[3],"verify":v}))
+		r={"label":sys.argv[2],"tool":sys.argv[3],"source":sys.argv[4],"target":sys.argv[5],"verify":v}
+		if sys.argv[6]: r["has"]=int(sys.argv[6])
+		if sys.argv[7]: r["kills"]=int(sys.argv[7])
+		print(json.dumps(r))
 	P
 }
 
@@ -693,10 +780,10 @@ each() {
 bench() { each "" "$@" <<<"$ROWS"; } # [ROW...]
 
 # delta TOOL USER: migrate, change the source as users would, migrate again
-# (twice), compare with the changed source. Functional, not timed. The source
-# mailbox is changed for good: one USER (d01..d08) per tool.
+# (twice), compare with the changed source. Functional, not timed.
 delta() {
 	local tool=$1 u=$2 k
+	reseed "$u"
 	wipe "$u"
 	"$RUN/bin/$tool" "$u"
 	"$MS" mutate $(src_ep) -corpus "$CORPUS" -users "$u"
@@ -704,48 +791,61 @@ delta() {
 	for k in 1 2; do
 		"$RUN/bin/$tool" "$u"
 		echo "$tool pass $k rc=$?"
-		verdict "delta-$tool-$k" "$tool" "$RUN/man/delta-$u.json"
+		verdict "$tool.delta-$k" "$tool" "$RUN/man/delta-$u.json" -users "$u"
 	done
 }
 
 # live TOOL USER: after the first pass mail arrives and flags change on both
 # sides, then the second pass. Says what survives. Functional, not timed.
+# The target of a move takes nothing before the user is there: what is given to
+# it reaches the source, so that all ten messages have to be on both sides.
 live() {
-	local tool=$1 u=$2
+	local tool=$1 u=$2 has=
+	reseed "$u"
 	wipe "$u"
 	"$RUN/bin/$tool" "$u"
 	dst_ms inject $(dst_ep) -users "$u" -label dst -messages 5
 	"$MS" inject $(src_ep) -users "$u" -label "src$RANDOM" -messages 5
 	"$RUN/bin/$tool" "$u"
 	echo "$tool second pass rc=$?"
+	[ -z "${TARGET_HAS:-}" ] || has=$($TARGET_HAS -users "$u")
 	"$MS" snapshot $(src_ep) -users "$u" -manifest "$RUN/tmp/live.src"
 	dst_ms snapshot $(dst_ep) -users "$u" -manifest "$RUN/tmp/live.dst"
-	python3 - "$RUN/tmp/live.src" "$RUN/tmp/live.dst" "$tool" <<-'P' | tee -a "$FOUT"
+	python3 - "$RUN/tmp/live.src" "$RUN/tmp/live.dst" "$tool" "$SOURCE" "$to" "$has" <<-'P' | tee -a "$FOUT"
 		import json,sys
 		def inbox(f):
 		    return [m for x in json.load(open(f))["users"][0]["folders"] if x["raw"]=="INBOX" for m in x["msgs"]]
 		s,d=inbox(sys.argv[1]),inbox(sys.argv[2])
 		k=lambda l,p:[m for m in l if m["key"].startswith("inject."+p)]
-		print(json.dumps({"label":"live-"+sys.argv[3],"tool":sys.argv[3],"inbox_src":len(s),"inbox_dst":len(d),"src_new_in_src":len(k(s,"src")),"src_new_in_dst":len(k(d,"src")),"dst_new_in_dst":len(k(d,"dst")),"dst_new_copied_to_src":len(k(s,"dst")),
-		  "first3_dst":[m["flags"] for m in d[:3]],"uids_same":len({(m["key"],m["uid"]) for m in s}&{(m["key"],m["uid"]) for m in d})}))
+		have={}
+		for m in d: have[m["sha256"]]=have.get(m["sha256"],0)+1
+		lost=0
+		for m in s:
+		    have[m["sha256"]]=have.get(m["sha256"],0)-1
+		    lost+=have[m["sha256"]]<0
+		r={"label":sys.argv[3]+".live","tool":sys.argv[3],"source":sys.argv[4],"target":sys.argv[5],"live":{"inbox_src":len(s),"inbox_dst":len(d),"of_src_lost":lost,"src_new_in_src":len(k(s,"src")),"src_new_in_dst":len(k(d,"src")),"dst_new_in_dst":len(k(d,"dst")),"dst_new_in_src":len(k(s,"dst")),
+		  "first3_dst":[m["flags"] for m in d[:3]],"uids_same":len({(m["key"],m["uid"]) for m in s}&{(m["key"],m["uid"]) for m in d})}}
+		if sys.argv[6]: r["has"]=int(sys.argv[6])
+		print(json.dumps(r))
 	P
 }
 
 # crash TOOL USER: kill the tool five times on its way (the endpoints
-# sit behind relays with a small delay, so that it is slow enough to be hit),
+# sit behind relays with a small delay, CRASH_DELAY, so that it is slow enough to be hit),
 # then let it finish, compare. Functional, not timed.
 crash() {
-	local KILLAT=${KILLAT:-} tool=$1 u=$2 k p s d t
-	"$MS" relay -delay 3ms -listen "127.0.0.1:$((PORTBASE + 401))" -target "127.0.0.1:$(port src imap)" >/dev/null &
+	local KILLAT=${KILLAT:-} tool=$1 u=$2 k p s d t hits=0
+	reseed "$u"
+	"$MS" relay -delay "${CRASH_DELAY:-3ms}" -listen "127.0.0.1:$((PORTBASE + 401))" -target "127.0.0.1:$(port $src imap)" >/dev/null &
 	s=$!
-	"$MS" relay -delay 3ms -listen "127.0.0.1:$((PORTBASE + 402))" -target "${TARGET:-127.0.0.1:$(port dst imap)}" >/dev/null &
+	"$MS" relay -delay "${CRASH_DELAY:-3ms}" -listen "127.0.0.1:$((PORTBASE + 402))" -target "${TARGET:-127.0.0.1:$(port dst imap)}" >/dev/null &
 	d=$!
-	"$MS" relay -delay 3ms -listen "127.0.0.1:$((PORTBASE + 403))" -target "127.0.0.1:$(port src imaps)" >/dev/null &
+	"$MS" relay -delay "${CRASH_DELAY:-3ms}" -listen "127.0.0.1:$((PORTBASE + 403))" -target "127.0.0.1:$(port $src imaps)" >/dev/null &
 	s="$s $!"
-	"$MS" relay -delay 3ms -listen "127.0.0.1:$((PORTBASE + 404))" -target "${DST_HOST:-127.0.0.1}:${DST_TLS:-$(port dst imaps)}" >/dev/null &
+	"$MS" relay -delay "${CRASH_DELAY:-3ms}" -listen "127.0.0.1:$((PORTBASE + 404))" -target "${DST_HOST:-127.0.0.1}:${DST_TLS:-$(port dst imaps)}" >/dev/null &
 	d="$d $!"
 	sleep .3
-	local was=${DST_PORT:-} wast=${DST_TLS:-}
+	local was=${DST_PORT:-} wast=${DST_TLS:-} wass=${SRC_PORT:-}
 	export SRC_PORT=$((PORTBASE + 401)) DST_PORT=$((PORTBASE + 402)) SRC_TLS=$((PORTBASE + 403)) DST_TLS=$((PORTBASE + 404))
 	# KILLAT seconds; else shares of the time that a whole run takes
 	if [ -z "${KILLAT:-}" ]; then
@@ -760,32 +860,42 @@ crash() {
 		"$RUN/bin/$tool" "$u" &
 		p=$!
 		sleep "$t"
+		if [ -n "${TARGET_KILL:-}" ]; then
+			[ "$($TARGET_HAS -users "$u")" = 1 ] || hits=$((hits + 1))
+			$TARGET_KILL
+		else
+			kill -0 $p 2>/dev/null && hits=$((hits + 1))
+		fi
 		kill -9 $p 2>/dev/null && echo "killed after $t s: $(dst_ms count $(dst_ep) -users "$u")"
 		wait $p 2>/dev/null
 	done
 	"$RUN/bin/$tool" "$u"
 	echo "$tool last run rc=$?"
 	kill $s $d
-	wait 2>/dev/null
+	wait $s $d 2>/dev/null
 	unset SRC_PORT DST_PORT SRC_TLS DST_TLS
 	[ -z "$was" ] || export DST_PORT=$was ${wast:+DST_TLS=$wast}
-	verdict "crash-$tool" "$tool" "$RUN/man/delta.json" -users "$u"
+	[ -z "$wass" ] || export SRC_PORT=$wass
+	hits=$hits verdict "$tool.crash" "$tool" "$RUN/man/$u.json" -users "$u"
 }
 
-# functional [TOOL...]: all correctness cases; each tool has its own
-# mailboxes, because delta and live change the source (once per seed)
+# functional [TOOL...]: all correctness cases, or those that CASES names
 functional() {
-	local OUT=$FOUT t k=0 all='imapsync imapsync-fast imapsync-go mbsync doveadm-backup offlineimap'
-	for t in $all "$@"; do
-		k=$((k + 3)) # a tool of one's own gets the mailboxes from d19 on
-		[ $# -eq 0 ] || [[ " $* " == *" $t "* ]] || continue
-		[ $k -le 18 ] || [[ " $all " != *" $t "* ]] || continue
+	local OUT=$FOUT t p=d q=t m=
+	[ $src = src ] || p=cd q=tc m=cyrus-
+	[ $# -gt 0 ] || set -- imapsync imapsync-fast imapsync-go mbsync doveadm-backup offlineimap mailferry-copy
+	for t in "$@"; do
+		[ -z "${TARGET:-}" ] || [ "${t#doveadm}" = "$t" ] || continue # writes Dovecot's store only
 		have "$t" || continue
-		row "$t-torture" "$t" t01 1 torture
-		row "$t-odd" "$t" t02 1 oddmail
-		crash "$t" "$(printf 'd%02d' $((k - 2)))"
-		delta "$t" "$(printf 'd%02d' $((k - 1)))"
-		live "$t" "$(printf 'd%02d' "$k")"
+		for c in ${CASES:-torture odd crash delta live}; do
+			case $c in
+			torture) row "$t.torture" "$t" "${q}01" 1 "${m}torture" ;;
+			odd) row "$t.odd" "$t" "${q}02" 1 "${m}oddmail" ;;
+			crash) crash "$t" "${p}01" ;;
+			delta) delta "$t" "${p}02" ;;
+			live) live "$t" "${p}03" ;;
+			esac
+		done
 	done
 }
 
@@ -795,7 +905,7 @@ raw_row() {
 	shift
 	rm -f "$m"
 	locked ${NSEXEC:-} "$MS" meter -label "$label" -manifest "$m" -limit "$LIMIT" \
-		-servers "src=${SRCPID:-$RUN/${SRCW:-src}/run/master.pid},dst=$(dst_pid)" -- "$MS" "$@" >"$r"
+		-servers "src=$(src_pid),dst=$(dst_pid)" -- "$MS" "$@" >"$r"
 	python3 - "$m" "$r" <<-'P' | tee -a "$OUT"
 		import json,sys,time
 		m=json.loads(open(sys.argv[1]).readline()); m["at"]=time.strftime("%Y-%m-%dT%H:%M:%SZ",time.gmtime())
@@ -805,7 +915,7 @@ raw_row() {
 
 # raw_bench [USERS [CONNS...]]: what the servers give and take at most
 raw_bench() {
-	local n=${1:-s001..s020} c mode s="-addr ${SRC_HOST:-127.0.0.1}:$(port src imap) -pass $PASS" d="-addr ${DST_HOST:-127.0.0.1}:${DST_PORT:-$(port dst imap)} -pass $PASS"
+	local n=${1:-s001..s020} c mode s="-addr ${SRC_HOST:-127.0.0.1}:$(port $src imap) -pass $PASS" d="-addr ${DST_HOST:-127.0.0.1}:${DST_PORT:-$(port dst imap)} -pass $PASS"
 	[ "${ONLY:-fetch}" != fetch ] || warm "$n"
 	for c in 1 2 4; do [ "${ONLY:-fetch}" != fetch ] || raw_row "raw-fetch-$c" fetch $s -users "$n" -conns $c; done
 	[ "${ONLY:-append}" = append ] || return 0
@@ -820,7 +930,7 @@ raw_bench() {
 
 pipe_bench() {
 	local n=${1:-s001..s020} c mode
-	local a="-addr ${SRC_HOST:-127.0.0.1}:$(port src imap) -pass $PASS -to ${DST_HOST:-127.0.0.1}:${DST_PORT:-$(port dst imap)} -to-pass $PASS"
+	local a="-addr ${SRC_HOST:-127.0.0.1}:$(port $src imap) -pass $PASS -to ${DST_HOST:-127.0.0.1}:${DST_PORT:-$(port dst imap)} -to-pass $PASS"
 	[ -z "${TLS:-}" ] || # implicit TLS on both sides
 		a="-tls -addr ${SRC_HOST:-127.0.0.1}:$(port src imaps) -pass $PASS -to-tls -to ${DST_HOST:-127.0.0.1}:${DST_TLS:-$(port dst imaps)} -to-pass $PASS"
 	warm "$n"
@@ -890,11 +1000,8 @@ wan_bench() {
 	each "wan${WANTAG:-}-" "$@" <<<"$WANROWS"
 }
 
-# The same with Cyrus as the source.
+# The same with Cyrus as the source (SOURCE=cyrus).
 cyrus_bench() {
-	export SRC_HOST=127.0.0.1 SRC_PORT MBSYNC_SRC_PATH=INBOX. IMAPC_PREFIX=INBOX
-	SRC_PORT=$(port cyr imap)
-	local CYRUS=1
 	each cyrus- "$@" <<-'R'
 		imapsync imapsync c001..c002 1 cyrus
 		mbsync mbsync c001..c004 1 cyrus
@@ -942,13 +1049,16 @@ up | down | seed | bench | rows | build | report | tools) $cmd "$@" ;;
 functional | delta | crash | live) $cmd "$@" ;;
 raw) raw_bench "$@" ;;
 pipe) pipe_bench "$@" ;;
-cyrus-up) cyrus_up ;;
+cyrus-up) cyrus_up cyr && cyrus_up cyt ;;
 cyrus-down) cyrus_down ;;
+cyrus-fresh) cyrus_fresh ;;
 cyrus-seed) cyrus_seed ;;
-cyrus-bench) cyrus_bench "$@" ;;
-cyrus-raw)
-	SRCPID=$CYRUS_ROOT$CYRUS_DIR/master.pid
-	CYRUS=1 warm c001..c004
+each) ${WAN:+wan_env} && each "" ;;
+cyrus-bench) SOURCE=cyrus exec "$0" cyrus-rows "$@" ;;
+cyrus-rows) cyrus_bench "$@" ;;
+cyrus-raw) SOURCE=cyrus exec "$0" cyrus-raw-rows ;;
+cyrus-raw-rows)
+	warm c001..c004
 	raw_row cyrus-fetch-1 fetch $(cyr_ep) -users c001..c004 -conns 1
 	raw_row cyrus-fetch-4 fetch $(cyr_ep) -users c001..c004 -conns 4
 	for c in 1 4; do
