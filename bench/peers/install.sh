@@ -3,7 +3,8 @@
 # root. Nothing is started, nothing that is there is changed; a second call
 # finds everything in place and is done at once.
 #
-#   install.sh [PART...]   slapd samba dovecot perdition clients imapflow cyrus courier pebble scan corpus (default: all these)
+#   install.sh [PART...]   compiler slapd samba dovecot perdition clients imapflow cyrus courier pebble scan corpus
+#                          (default: all these)
 #   install.sh nginx       for the bench only
 #   install.sh versions    print what is there
 #
@@ -17,6 +18,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 
+# compiler: Go's race detector is linked by it.
+install_compiler() { command -v gcc >/dev/null || packages gcc libc6-dev; }
 install_slapd() { packages slapd ldap-utils; }
 # samba: an Active Directory domain controller. Tests run it in a network
 # namespace of its own, because its ports are fixed: hence iproute2.
@@ -54,6 +57,9 @@ install_pebble() {
 	(cd "$here/pebble" && GOWORK=off GOFLAGS=-mod=readonly retry 3 go build -o "$to/" tool && cp go.sum "$to/go.sum") || die "cannot build pebble"
 }
 
+# pebble_version: its program does not know.
+pebble_version() { cmp -s "$here/pebble/go.sum" "$PEERS_CACHE/pebble/go.sum" && sed -n 's,.*letsencrypt/pebble/v2 v\([0-9.]*\).*,\1,p' "$here/pebble/go.mod"; }
+
 # corpus: 6,000 public messages, one JSON file each with the field "text".
 install_corpus() {
 	[ ! -e "$CORPUS/.ready" ] || return 0
@@ -88,7 +94,7 @@ versions() {
 	version dovecot dovecot --version
 	version perdition perdition --help
 	version cyrus "$here/cyrus.sh" version
-	version pebble "$PEERS_CACHE/pebble/pebble" -version
+	version pebble pebble_version
 	version nmap nmap --version
 	version testssl.sh dpkg-query -W -f '${Version}\n' testssl.sh
 	version courier "$here/courier.sh" version
@@ -107,11 +113,11 @@ versions() {
 	printf '%-13s %s messages\n' corpus "$(find "$CORPUS" -name '*.json' 2>/dev/null | wc -l)"
 }
 
-[ $# -gt 0 ] || set -- slapd samba dovecot perdition clients imapflow cyrus courier pebble scan corpus versions
+[ $# -gt 0 ] || set -- compiler slapd samba dovecot perdition clients imapflow cyrus courier pebble scan corpus versions
 one_at_a_time
 for part in "$@"; do
 	case $part in
-	slapd | samba | dovecot | perdition | clients | imapflow | cyrus | courier | pebble | scan | corpus | nginx) "install_$part" ;;
+	compiler | slapd | samba | dovecot | perdition | clients | imapflow | cyrus | courier | pebble | scan | corpus | nginx) "install_$part" ;;
 	versions) versions ;;
 	*) die "unknown part $part" ;;
 	esac
