@@ -260,6 +260,7 @@ func (a *account) syncBoxes(ctx context.Context, boxes []planned, res *pass) {
 			res.Errors = append(res.Errors, fmt.Errorf("mailbox %q: %w", p.shown, err))
 		}
 	}
+	boxes = a.hollows(ctx, boxes, res)
 	a.groups(a.client, boxes, one, func(group []planned) {
 		for _, p := range a.mergeGroup(ctx, group, res) {
 			one(p)
@@ -355,7 +356,7 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 	b := a.boxes[p.name]
 	switch {
 	case p.hollow:
-		return a.syncHollow(ctx, p, res)
+		return nil // hollows saw to it
 	case b == nil && a.asBefore(p):
 		return nil
 	case b == nil || b.hollow || !slices.Equal(b.special, p.special):
@@ -423,17 +424,33 @@ func (b *box) unchanged(p planned) bool {
 		s.UIDNext == b.next && s.Messages == b.total()
 }
 
-func (a *account) syncHollow(ctx context.Context, p planned, res *pass) error {
-	if b := a.boxes[p.name]; b != nil && b.hollow {
-		return nil
+// hollows opens those mailboxes that are names only, and are not known to be
+// there, all together; it returns what is left to do.
+func (a *account) hollows(ctx context.Context, boxes []planned, res *pass) (left []planned) {
+	var todo []planned
+	for _, p := range boxes {
+		if b := a.boxes[p.name]; p.hollow && (b == nil || !b.hollow) {
+			todo = append(todo, p)
+		} else {
+			left = append(left, p)
+		}
 	}
+	errs := make([]error, len(todo))
+	a.together(len(todo), func(i int) { errs[i] = a.openHollow(ctx, todo[i]) })
+	for i, p := range todo {
+		if errs[i] != nil {
+			res.Errors = append(res.Errors, fmt.Errorf("mailbox %q: %w", p.shown, errs[i]))
+			continue
+		}
+		res.Changed++
+		a.boxes[p.name] = &box{planned: p, summed: true}
+	}
+	return left
+}
+
+func (a *account) openHollow(ctx context.Context, p planned) error {
 	_, err := a.imp.Open(ctx, backend.ImportMailbox{Name: p.name, SpecialUse: p.special, NoSelect: true})
-	if err != nil {
-		return err
-	}
-	res.Changed++
-	a.boxes[p.name] = &box{planned: p, summed: true}
-	return nil
+	return err
 }
 
 // removeGone drops what the source no longer has. A mailbox with mail goes only

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/emersion/go-imap/v2"
+	"golang.org/x/sync/errgroup"
 
 	"mailferry/backend/remote"
 )
@@ -96,15 +97,17 @@ func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (l
 		a.drop()
 		return group
 	}
+	a.together(len(members), func(i int) { members[i].failed = a.enter(ctx, c, members[i]) != nil })
 	for _, m := range members {
-		m.failed = a.stage(ctx, c, m, res) != nil
+		m.failed = m.failed || a.stage(ctx, m, res) != nil
 	}
 	if err := a.fetchGroup(ctx, c, members, res); err != nil {
 		a.log.Info("a group of mailboxes was cut off", "error", err)
 		a.drop()
 	}
+	a.together(len(members), func(i int) { members[i].failed = a.finish(ctx, members[i]) != nil })
 	for i, m := range members {
-		if a.finish(ctx, m) != nil {
+		if m.failed {
 			left = append(left, group[i])
 			continue
 		}
@@ -114,18 +117,40 @@ func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (l
 	return left
 }
 
+// atOnce is how many writes about mailboxes are under way at the target. Each is
+// made durable, and those that come together share the cost of that.
+const atOnce = 16
+
+// together calls f for each of n mailboxes, several at a time where the target
+// has no order of its own to keep.
+func (a *account) together(n int, f func(i int)) {
+	if a.ordered || n == 1 {
+		for i := range n {
+			f(i)
+		}
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i := range n {
+		g.Go(func() error { f(i); return nil })
+	}
+	_ = g.Wait() // f keeps its own errors
+}
+
 var errLeft = errors.New("left to the way of single mailboxes")
 
-// stage compares a listing with the target and applies all but new messages.
-func (a *account) stage(ctx context.Context, c *remote.Client, m *member, res *pass) error {
-	sel := m.list.Selected
+// enter opens the target's mailbox for a listing that is whole.
+func (a *account) enter(ctx context.Context, c *remote.Client, m *member) error {
 	m.l.finish()
-	if m.list.Err != nil || len(m.l.entries) != int(sel.Exists) || len(m.list.Gone) > 0 {
+	if m.list.Err != nil || len(m.l.entries) != int(m.list.Selected.Exists) || len(m.list.Gone) > 0 {
 		return errLeft
 	}
-	if err := a.openBox(ctx, c, m.b, sel); err != nil {
-		return err
-	}
+	return a.openBox(ctx, c, m.b, m.list.Selected)
+}
+
+// stage compares a listing with the target and applies all but new messages.
+func (a *account) stage(ctx context.Context, m *member, res *pass) error {
 	d, err := diff(ctx, m.l, m.b.imp)
 	if err != nil {
 		return err
@@ -137,7 +162,7 @@ func (a *account) stage(ctx context.Context, c *remote.Client, m *member, res *p
 	m.missing = d.missing
 	m.b.filtered = 0
 	a.wanted(m.b, m.missing, nil)
-	return a.applyMerge(ctx, m.b, &changes{flags: d.flags, fresh: &listing{}}, d, sel, res)
+	return a.applyMerge(ctx, m.b, &changes{flags: d.flags, fresh: &listing{}}, d, m.list.Selected, res)
 }
 
 // fetchGroup copies what the members miss.

@@ -159,8 +159,12 @@ func (c *Client) runEach(ctx context.Context, on handler, done func(i int, r res
 	if err := c.conn.w.Flush(); err != nil {
 		return nil, c.fail(ctx, err)
 	}
+	c.conn.sent = time.Now()
 	for len(f.waiting) > 0 {
 		r, err := c.next(on)
+		if err == nil && len(f.waiting) == len(cmds) {
+			c.conn.answered() // the first of them waits for nothing but the line and itself
+		}
 		if err == nil {
 			err = f.take(r)
 		}
