@@ -41,7 +41,7 @@ func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listin
 	todo := l.entries
 	for attempt := 1; len(todo) > 0; attempt++ {
 		lctx, cancel := context.WithCancel(ctx)
-		cp := &copier{a: a, b: b, l: l, q: newBacklog(todo), ctx: ctx, got: newMarks(len(l.entries)), trust: attempt > 1,
+		cp := &copier{a: a, b: b, l: l, q: newBacklog(l.notAsked(todo)), ctx: ctx, got: newMarks(len(l.entries)), trust: attempt > 1,
 			exact: c.Profile().ExactSizes || c.Profile().GhostBodies}
 		cp.lines = newLines(lctx, a, cp)
 		err := cp.run(c)

@@ -215,15 +215,11 @@ func (a *account) apply(ctx context.Context, b *box, ch *changes, gone imap.UIDS
 
 // merge makes the target equal to a full listing of the source.
 func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass) error {
-	sel, err := c.Examine(ctx, b.raw, remote.SelectOptions{})
+	sel, l, err := a.listBox(ctx, c, b)
 	if err != nil {
 		return err
 	}
 	if err := a.openBox(ctx, c, b, sel); err != nil {
-		return err
-	}
-	l, err := list(ctx, c, sel, &a.flags, remote.FetchAll)
-	if err != nil {
 		return err
 	}
 	b.skipped, b.filtered = nil, 0
@@ -313,7 +309,7 @@ type difference struct {
 
 // diff merges two ascending streams of UIDs.
 func diff(ctx context.Context, l *listing, imp backend.MailboxImport) (*difference, error) {
-	d := &difference{missing: &listing{shared: l.shared, mapper: l.mapper}}
+	d := &difference{missing: &listing{shared: l.shared, mapper: l.mapper, asked: l.asked}}
 	i := 0
 	for m, err := range imp.Messages(ctx) {
 		if err != nil {

@@ -199,7 +199,7 @@ func BenchmarkFarUsers(b *testing.B) {
 }
 
 // relayed starts mailseed's relay.
-func relayed(b *testing.B, seed, target, delay string) string {
+func relayed(b testing.TB, seed, target, delay string) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)

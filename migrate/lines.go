@@ -18,9 +18,13 @@ type lineRule struct {
 	gain  float64       // by which a further connection has to raise the rate
 	most  int           // per mailbox
 	slow  float64       // octets per second, below which compressing pays
+
+	// Bodies are asked for while a listing is still coming when sample messages
+	// of it have told how large the others are, and rest of them are to come.
+	sample, rest int
 }
 
-var defaultLines = lineRule{far: remote.FarAway, worth: 16 << 20, look: time.Second, gain: 1.15, most: 4, slow: 6 << 20}
+var defaultLines = lineRule{far: remote.FarAway, worth: 16 << 20, look: time.Second, gain: 1.15, most: 4, slow: 6 << 20, sample: 200, rest: 500}
 
 // lines are the connections that copy one mailbox.
 type lines struct {

@@ -51,6 +51,7 @@ type listing struct {
 	mapper  *flagMapper
 	dropped map[imap.UID]bool // went while they were copied
 	undated int               // messages without a possible date
+	asked   imap.UID          // from here on bodies are asked for already; 0: none
 }
 
 func newListing(m *flagMapper) *listing {

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -133,7 +134,12 @@ func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) erro
 	}
 	defer c.conn.link.watch(ctx)()
 	f := &bodyFetch{c: c, src: src, window: w, flight: map[string]*request{}, pace: newPace(c.conn.rtt, w.octets())}
-	f.boxes, _ = src.(MailboxSource)
+	if f.boxes, _ = src.(MailboxSource); f.boxes != nil {
+		if err := c.settle(ctx); err != nil {
+			return err
+		}
+	}
+	f.adopt(&c.ahead)
 	for {
 		if err := f.fill(); err != nil {
 			return c.fail(ctx, err)
@@ -151,6 +157,27 @@ func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) erro
 	}
 }
 
+// adopt takes over what AskAhead sent.
+func (f *bodyFetch) adopt(a *ahead) {
+	for _, tag := range a.order {
+		f.flight[tag] = a.flight[tag]
+		f.octets += a.flight[tag].left
+	}
+	f.order = a.order
+	*a = ahead{}
+}
+
+func fetchBodies(tag string, set imap.UIDSet) string {
+	return tag + " UID FETCH " + set.String() + " (UID BODY.PEEK[])\r\n"
+}
+
+func remove(tags []string, tag string) []string {
+	if i := slices.Index(tags, tag); i >= 0 {
+		return slices.Delete(tags, i, i+1)
+	}
+	return tags
+}
+
 // fill sends commands until the window is full.
 func (f *bodyFetch) fill() error {
 	sent := false
@@ -164,7 +191,7 @@ func (f *bodyFetch) fill() error {
 			return err
 		}
 		tag := f.c.conn.nextTag()
-		if _, err := f.c.conn.w.WriteString(tag + " UID FETCH " + set.String() + " (UID BODY.PEEK[])\r\n"); err != nil {
+		if _, err := f.c.conn.w.WriteString(fetchBodies(tag, set)); err != nil {
 			return err
 		}
 		f.flight[tag] = &request{set: set, left: octets}
@@ -256,12 +283,7 @@ func (f *bodyFetch) answered(r response) error {
 		return nil
 	}
 	delete(f.flight, r.tag)
-	for i, tag := range f.order {
-		if tag == r.tag {
-			f.order = append(f.order[:i], f.order[i+1:]...)
-			break
-		}
-	}
+	f.order = remove(f.order, r.tag)
 	f.octets -= req.left
 	f.drained = false
 	var err error

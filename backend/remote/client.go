@@ -29,6 +29,7 @@ type Client struct {
 	selected *Selected
 	enabled  map[string]bool
 
+	ahead     ahead
 	flags     flagTable
 	broken    error
 	bye       *response
@@ -148,6 +149,9 @@ func (c *Client) runEach(ctx context.Context, on handler, done func(i int, r res
 		return nil, c.broken
 	}
 	defer c.conn.link.watch(ctx)()
+	if err := c.settle(ctx); err != nil {
+		return nil, err
+	}
 	f := &flight{waiting: make(map[string]int, len(cmds)), answers: make([]response, len(cmds)), done: done}
 	for i, cmd := range cmds {
 		tag := c.conn.nextTag()
@@ -166,6 +170,7 @@ func (c *Client) runEach(ctx context.Context, on handler, done func(i int, r res
 			c.conn.answered() // the first of them waits for nothing but the line and itself
 		}
 		if err == nil {
+			c.ahead.answered(r.tag)
 			err = f.take(r)
 		}
 		if err != nil {

@@ -13,6 +13,9 @@ func (c *Client) Idle(ctx context.Context, d time.Duration) (changed bool, err e
 		return false, c.broken
 	}
 	defer c.conn.link.watch(ctx)()
+	if err := c.settle(ctx); err != nil {
+		return false, err
+	}
 	tag := c.conn.nextTag()
 	if err := c.conn.send(tag + " IDLE\r\n"); err != nil {
 		return false, c.fail(ctx, err)
