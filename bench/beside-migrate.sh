@@ -51,9 +51,8 @@ node() {
 	node_tool mailferry "\"\$@\" $to" && node_tool mailferry-again "\"\$@\" $to --copy-only"
 	node_tool mailferry-steps "\"\$@\" $to \$([ -e \$w/copied ] || { touch \$w/copied && echo --copy-only; })"
 	node_tool mailferry-resumed "\$([ -e \$w/begun ] && echo watch || { touch \$w/begun && echo \$u --to home; })"
-	export TARGET_HAS="env RUN=$RUN BIN=$BIN $here/beside.sh has" TARGET_KILL=
-	case $source in *slow) TARGET_KILL="env RUN=$RUN BIN=$BIN $here/beside.sh crash" ;; esac
-	unset TARGET
+	node_kill=
+	case $source in *slow) node_kill="env RUN=$RUN BIN=$BIN $here/beside.sh crash" ;; esac
 }
 node_tool() { # NAME ARGUMENTS
 	cat >"$RUN/migrate/bin/$1" <<-C
@@ -66,7 +65,8 @@ node_tool() { # NAME ARGUMENTS
 # on_node COMMAND...: with the node as the target
 on_node() {
 	TARGET=127.0.0.1:22243 TARGET_POP=127.0.0.1:22210 TARGET_PID=$RUN/mailferry-migrate/pid \
-		TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" ONECALL=1 "$@"
+		TARGET_WIPE="env RUN=$RUN BIN=$BIN $here/beside.sh fresh" TARGET_HAS="env RUN=$RUN BIN=$BIN $here/beside.sh has" \
+		TARGET_KILL=$node_kill ONECALL=1 "$@"
 }
 node_start() {
 	# shellcheck disable=SC2046

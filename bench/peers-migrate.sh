@@ -521,7 +521,7 @@ wrappers() {
 	cat >"$RUN/bin/mailferry-copy" <<-C
 		#!/bin/bash
 		. "\$(dirname "\$0")/env"
-		{ echo user1,password1 && printf "%s,\$PASS\\n" "\$@"; } >\$w/users.csv
+		{ echo user1,password1,user2,password2 && printf "%s\\n" "\$@" | sed "s/.*/&,\$PASS,&,\$PASS/"; } >\$w/users.csv
 		exec $MAILFERRY copy --host1 \$SRC_HOST --port1 \$SRC_PORT --host2 \$DST_HOST --port2 \$DST_PORT \\
 		  --users \$w/users.csv --parallel \${PAR:-1} \\
 		  --nossl1 --notls1 --nossl2 --notls2 --state \$w/state --verbose \${COPY_OPTS:-} >\$w/log 2>&1

@@ -63,7 +63,9 @@ func New(o Options) (*Engine, error) {
 	if e.signer, err = OpenSigner(o.Dir); err != nil {
 		return nil, fmt.Errorf("key of the certificates: %w", err)
 	}
-	if e.before, err = batches(o.Dir); err != nil {
+	if o.NoResume {
+		e.resumedOnce.Do(func() { close(e.resumed) })
+	} else if e.before, err = batches(o.Dir); err != nil {
 		return nil, fmt.Errorf("batches on disk: %w", err)
 	}
 	close(e.calm)

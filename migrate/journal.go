@@ -201,7 +201,7 @@ func (j *journal) write(rec record) error {
 
 // compact replaces the journal of a finished batch by one that says where each
 // user ended, in a line for the move and one for the route. A crash leaves the
-// one or the other. A journal that has no more lines than that is left alone.
+// one or the other. A journal that is no longer than that is left alone.
 func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(user string) figures, routes *routeTable, stopped bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -210,7 +210,7 @@ func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(us
 	if err != nil || j.f == nil {
 		return err
 	}
-	now := time.Now().UTC()
+	now := time.Now().UTC().Truncate(time.Second) // of one length, so that the same records have the same size
 	records := []record{{Time: now, Batch: spec}}
 	for _, u := range spec.Users {
 		if r, ok := routes.get(u); ok {

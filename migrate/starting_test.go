@@ -70,3 +70,16 @@ func TestNoUserIsInTwoBatchesAtOnce(t *testing.T) {
 		t.Errorf("%d batches took the user", n)
 	}
 }
+
+// TestEngineWithoutResumeStartsAtOnce: an unfinished batch of an earlier engine
+// keeps nobody waiting where none will be resumed.
+func TestEngineWithoutResumeStartsAtOnce(t *testing.T) {
+	r := newRig(t, 1, 2)
+	r.opt.NoResume = true
+	e := r.engine(t)
+	start(t, e, BatchSpec{Users: []string{"u00"}, Each: later("u00")})
+	e.Close()
+	e = r.engine(t)
+	wait(t, e, start(t, e, BatchSpec{Users: []string{"u00"}}))
+	r.complete(t)
+}

@@ -168,6 +168,9 @@ type Options struct {
 	Hooks []Hook
 	// Holds is how many users may be on hold at once; default 2.
 	Holds int
+	// NoResume: Resume will not be called. What earlier engines left unfinished in
+	// Dir stays as it is, and keeps no user from a new batch.
+	NoResume bool
 	// Account is how a user logs in at a store in mode LoginUser: name and
 	// password there. nil: by the user's own name, and no password.
 	Account func(s *backend.Store, user string) (name string, password backend.Secret)

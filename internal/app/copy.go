@@ -60,7 +60,7 @@ func Copy(ctx context.Context, o CopyOptions, show func(*admin.Batch)) (*CopyRes
 		accounts[a.From] = a
 		spec.Users = append(spec.Users, a.From)
 	}
-	e, err := migrate.New(migrate.Options{Dir: o.Dir, Placements: nowhere{}, Logger: o.Logger, Timing: o.Timing,
+	e, err := migrate.New(migrate.Options{Dir: o.Dir, NoResume: true, Placements: nowhere{}, Logger: o.Logger, Timing: o.Timing,
 		Stores: map[string]*backend.Store{o.From.Name: o.From, o.To.Name: o.To},
 		Lookup: func(_ context.Context, user string) (backend.Entry, error) {
 			return backend.Entry{User: user, Directory: "command line", Store: o.From.Name}, nil
