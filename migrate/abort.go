@@ -87,6 +87,9 @@ func (m Move) backToReady() (Move, []Action) {
 		m.Tries++
 	}
 	m.cut = false
+	if m.Back {
+		return m.backToSoaking()
+	}
 	if m.Tries >= MaxHolds {
 		return m.fail(fmt.Sprintf("%d holds were aborted, the last because: %s", m.Tries, orReason(m.Reason, "unknown")))
 	}
@@ -96,6 +99,10 @@ func (m Move) backToReady() (Move, []Action) {
 
 // commit is the flip: the new store stands in the placement.
 func (m Move) commit() (Move, []Action) {
+	if m.Back {
+		return m.commitBack()
+	}
+	m.Opened = m.Base + 2
 	m.State, m.step, m.Activated, m.Reason = Flipped, StepNone, false, ""
 	m.stored, m.reported = false, false
 	return m, []Action{DoSetStore, DoReport}

@@ -78,7 +78,7 @@ func newBatch(spec BatchSpec, j *journal) *batch {
 		counts: map[State]int{}, atWork: map[string]*progressLog{}, dirty: map[int]map[string]bool{}}
 	logs := make([]progressLog, len(spec.Users))
 	for i, u := range spec.Users {
-		b.moves[u] = NewMove(spec.until())
+		b.moves[u] = spec.newMove()
 		b.status[u] = &logs[i]
 	}
 	b.counts[Listed] = len(spec.Users)
@@ -88,7 +88,7 @@ func newBatch(spec BatchSpec, j *journal) *batch {
 // restore takes over what the journal says.
 func (b *batch) restore(r *replayed) {
 	for u, m := range r.moves {
-		m.until = b.spec.until()
+		m.until, m.soak = b.spec.until(), b.spec.Soak > 0
 		b.counts[b.moves[u].State]--
 		b.counts[m.State]++
 		b.moves[u] = m
@@ -125,7 +125,9 @@ func (b *batch) begin(cancel context.CancelCauseFunc) {
 
 // held reports a move whose hold was cut off by a crash, or whose flip is not
 // finished: it is looked at whatever an operator ordered.
-func (m Move) held() bool { return m.State == Holding || m.Activated || m.State == Flipped }
+func (m Move) held() bool {
+	return m.State == Holding || m.Activated || m.State == Flipped || m.State == RolledBack && m.Back
+}
 
 func (b *batch) heldUsers() (users []string) {
 	b.mu.Lock()
@@ -404,13 +406,13 @@ func (b *batch) end(log *slog.Logger) {
 		if err := b.journal.compact(&b.spec, b.moves, func(u string) figures { return b.status[u].figures() }, b.routes, b.stopped); err != nil {
 			log.Warn("journal not compacted", "batch", b.spec.ID, "error", err)
 		}
-		if b.counts[Failed] == 0 || b.stopped { // a retry needs them
+		if (b.counts[Failed] == 0 || b.stopped) && b.counts[Soaking] == 0 { // a retry needs them, and so does a soak
 			if err := forgetSecrets(b.journal.dir); err != nil {
 				log.Error("passwords of a batch are left on the disk", "batch", b.spec.ID, "error", err)
 			}
 		}
 	}
-	b.journal.close()
+	b.journal.park(b.complete())
 	b.changed()
 }
 
@@ -424,6 +426,9 @@ func (b *batch) user(name string) UserStatus {
 func (b *batch) userLocked(name string) UserStatus {
 	m, s := b.moves[name], b.status[name]
 	u := UserStatus{User: name, State: m.State, Reason: cmp.Or(s.err, m.Reason), Tries: m.Tries, Running: s.running}
+	if m.State == Soaking {
+		u.SoakUntil = time.Unix(m.SoakUntil, 0).UTC()
+	}
 	f := s.figures()
 	u.Messages, u.MessagesDone, u.Octets, u.OctetsDone = max(f.messages, f.planned), f.messagesDone, f.octets, f.octetsDone
 	if !s.began.IsZero() {
@@ -524,12 +529,12 @@ func (b *batch) page(from, limit int, keep func(*UserStatus) bool) (users []User
 	return users, -1
 }
 
-// users whose move failed, for a retry.
+// users whose move failed, or was rolled back, for a retry.
 func (b *batch) failed() (users []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, u := range b.spec.Users {
-		if b.moves[u].State == Failed {
+		if m := b.moves[u]; m.State == Failed || m.State == RolledBack && m.Done() {
 			users = append(users, u)
 		}
 	}

@@ -39,6 +39,8 @@ type Certificate struct {
 	POP3 *POP3Certificate `json:"pop3,omitempty"`
 	// Side is what was carried over beside mail; nil before it was read.
 	Side *SideCertificate `json:"side,omitempty"`
+	// Soak is what was carried between the stores behind the flip; nil without one.
+	Soak *SoakReport `json:"soak,omitempty"`
 	// Flipped is when the placement that names the new store became durable.
 	Flipped *time.Time `json:"flipped,omitempty"`
 	// Signature is the engine's over everything else; see Signer.

@@ -87,6 +87,9 @@ func (d *driver) check(ctx context.Context) error {
 			"directory %q has the store check passwords (passwords: pass); users are created here without one: set passwords: bind, or give %q a password here first",
 			r.entry.Directory, r.entry.User)
 	}
+	if d.e.soaks.has(r.entry.User) {
+		return errSoaking(r.entry.User)
+	}
 	if err := d.e.leases.take(r.entry.User, d.lease(), d.move.held()); err != nil {
 		return err
 	}

@@ -216,6 +216,7 @@ func (e *Engine) Continue(id BatchID) error {
 		if err := e.relaunch(b); err != nil {
 			return err
 		}
+		e.soaks.rebind(b)
 	}
 	return e.order(id, orderContinue)
 }

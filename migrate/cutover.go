@@ -14,7 +14,7 @@ const (
 	Ready
 	Holding
 	Flipped
-	Soaking // kept for the roll-back to come; nothing enters it yet
+	Soaking // the old store follows the new one, so that a roll-back is exact
 	Final
 	Failed
 	Paused
@@ -81,6 +81,13 @@ type Move struct {
 	Tries     int    `json:"tries,omitempty"` // holds that were aborted
 	Prior     State  `json:"prior,omitempty"` // of a paused move
 	Reason    string `json:"reason,omitempty"`
+	// Opened is the epoch under which the new store was opened at the flip.
+	Opened uint64 `json:"opened,omitempty"`
+	// SoakUntil is when the soak ends, in seconds of Unix time; 0: it has not begun.
+	SoakUntil int64 `json:"soak_until,omitempty"`
+	// Back: the way is that of a roll-back, from the new store to the old one.
+	// In state rolled back it means that something is owed.
+	Back bool `json:"back,omitempty"`
 
 	step     Step
 	expired  bool // the hold's time is over
@@ -88,6 +95,7 @@ type Move struct {
 	reported bool // the proxies' reports are in
 	cut      bool // this hold was cut off by a crash, which is nobody's refusal
 	until    State
+	soak     bool // a flip is followed by a soak
 }
 
 // NewMove begins a move that ends in until: Final, Ready for a copy without a
@@ -125,6 +133,8 @@ const (
 	EvRetry
 	EvPause
 	EvContinue
+	EvRollback // an operator's order
+	EvSettled  // nothing speaks against the end of a soak
 )
 
 // Event is what happened.
@@ -132,6 +142,7 @@ type Event struct {
 	Kind   EventKind
 	Fast   bool
 	Base   uint64 // EvGrant: the placement's epoch
+	Until  int64  // EvReported: when a soak that begins now ends
 	At     PlacementAt
 	Reason string
 }
@@ -170,11 +181,12 @@ const (
 	DoSetStore
 	DoReport
 	DoBackOff // wait, then EvRetry
+	DoReverse // bring the old store up to date, and wait for a hold
 )
 
 var actionNames = [...]string{"check", "sync", "swap to holding", "await quiet", "last delta", "compare", "activate",
 	"swap to the new store", "look up the placement", "reopen", "swap to the old store", "fence the old store", "write the directory",
-	"await reports", "back off"}
+	"await reports", "back off", "follow the new store"}
 
 func (a Action) String() string { return actionNames[a] }
 
@@ -184,13 +196,18 @@ func (m Move) Step() Step { return m.step }
 // Done reports whether nothing is left to do.
 func (m Move) Done() bool {
 	switch m.State {
-	case Final, Failed, RolledBack:
+	case Final, Failed, Soaking: // a soak is looked after beside its batch
 		return true
+	case RolledBack:
+		return !m.Back
 	case Ready, Checked:
 		return m.State == m.until
 	}
 	return false
 }
+
+// rests reports that whoever carries the move out has nothing to do.
+func (m Move) rests() bool { return m.Done() && !(m.State == Soaking && m.Back) }
 
 // Begin is what to do with a move that is read from the journal, or is new. A
 // hold needs the placement first: see Recover.
@@ -211,8 +228,10 @@ func (m Move) Begin() (Move, []Action) {
 	case Holding:
 		m.step, m.cut = StepLookup, true
 		return m, []Action{DoLookup}
-	case Flipped, Soaking:
+	case Flipped:
 		return m, []Action{DoSetStore, DoReport}
+	case Soaking, RolledBack:
+		return m.beginBack()
 	}
 	return m, nil
 }
@@ -231,6 +250,10 @@ func (m Move) Next(ev Event) (Move, []Action) {
 		return m.holding(ev)
 	case Flipped:
 		return m.flipped(ev)
+	case Soaking:
+		return m.soaking(ev)
+	case RolledBack:
+		return m.rolledBack(ev)
 	case Paused:
 		if ev.Kind == EvContinue {
 			m.State, m.Reason = m.Prior, ""
@@ -345,6 +368,9 @@ func (m Move) holding(ev Event) (Move, []Action) {
 	case StepDelta:
 		return m.expect(ev, EvSealed, StepCompare, DoCompare)
 	case StepCompare:
+		if m.Back { // the old store is open to everybody as it is
+			return m.expect(ev, EvEqual, StepSwapNew, DoSwapNew)
+		}
 		next, acts := m.expect(ev, EvEqual, StepActivate, DoActivate)
 		if next.step == StepActivate {
 			next.Activated = true // persisted before the attempt
@@ -395,6 +421,9 @@ func (m Move) flipped(ev Event) (Move, []Action) {
 		m.stored, m.Reason = true, ""
 	case EvReported:
 		m.reported = true
+		if m.soak {
+			m.SoakUntil = ev.Until
+		}
 	case EvFailed:
 		m.Reason = ev.Reason
 		return m, []Action{DoBackOff}
@@ -404,7 +433,9 @@ func (m Move) flipped(ev Event) (Move, []Action) {
 		}
 	}
 	if m.stored && m.reported {
-		m.State = Final
+		if m.State = Final; m.soak {
+			m.State = Soaking
+		}
 	}
 	return m, nil
 }

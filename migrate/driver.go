@@ -33,10 +33,11 @@ type driver struct {
 	passes   int
 	stuck    int // retries of an abort during shutdown
 	slot     bool
-	visitor  visitor // at the host of the old store
-	guest    visitor // at that of a foreign new one
-	crew     *crew   // nil: nobody's
-	owed     bool    // a second look at what was copied
+	visitor  visitor  // at the host of the old store
+	guest    visitor  // at that of a foreign new one
+	crew     *crew    // nil: nobody's
+	owed     bool     // a second look at what was copied
+	rev      *reverse // the old store following the new one; nil: not now
 	hold     *hold
 	pause    *Pause
 	flipped  time.Time
@@ -72,7 +73,7 @@ func (d *driver) run(ctx context.Context, enough func(Move) bool) error {
 	if err := d.become(next); err != nil {
 		return err
 	}
-	for !d.move.Done() && d.move.State != Paused && !enough(d.move) {
+	for !d.move.rests() && d.move.State != Paused && !enough(d.move) {
 		ev, err := d.step(ctx, &todo)
 		if err != nil {
 			return err
@@ -106,7 +107,7 @@ func refusable(acts []Action) bool {
 
 // step performs the next action, or waits for a slot when the user is ready.
 func (d *driver) step(ctx context.Context, todo *[]Action) (Event, error) {
-	if d.move.State != Holding && d.move.State != Flipped {
+	if d.move.State != Holding && d.move.State != Flipped && !d.move.Back {
 		if ctx.Err() != nil {
 			return Event{}, context.Cause(ctx)
 		}
@@ -163,7 +164,8 @@ func (d *driver) copied(m Move) (f figures) {
 
 // persisted is the part of a move that the journal keeps.
 func (m Move) persisted() Move {
-	return Move{State: m.State, Base: m.Base, Activated: m.Activated, Tries: m.Tries, Prior: m.Prior, Reason: m.Reason}
+	return Move{State: m.State, Base: m.Base, Activated: m.Activated, Tries: m.Tries, Prior: m.Prior, Reason: m.Reason,
+		Opened: m.Opened, SoakUntil: m.SoakUntil, Back: m.Back}
 }
 
 // do performs an action. Once a user is on hold the end of ctx does not stop
@@ -186,11 +188,11 @@ func (d *driver) do(ctx context.Context, a Action) (Event, error) {
 	case DoActivate:
 		return held(EvActivated, d.acct.imp.Activate(d.hold.ctx, d.move.Base+2)), nil
 	case DoSwapNew:
-		return d.swap(free, backend.PlacementActive, d.route.to.Name, "", 2), nil
+		return d.swap(free, d.there(), 2), nil
 	case DoSwapOld:
-		return d.swap(free, backend.PlacementActive, d.route.from.Name, d.route.host, 2), nil
+		return d.swap(free, d.here(), 2), nil
 	case DoFence:
-		return d.swap(free, backend.PlacementActive, d.route.from.Name, d.route.host, 1), nil
+		return d.swap(free, d.here(), 1), nil
 	case DoLookup:
 		return d.lookup(free), nil
 	case DoReopen:
@@ -201,6 +203,8 @@ func (d *driver) do(ctx context.Context, a Action) (Event, error) {
 		return d.report(free), nil
 	case DoBackOff:
 		return d.backOff(ctx)
+	case DoReverse:
+		return d.reverseReady(ctx)
 	}
 	return Event{}, fmt.Errorf("unknown action %v", a)
 }
@@ -567,6 +571,7 @@ const maxStuck = 20
 func (d *driver) cleanup() {
 	d.endHold(d.move)
 	d.release()
+	d.closeReverse()
 	if d.acct != nil {
 		d.acct.close()
 	}

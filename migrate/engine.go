@@ -21,6 +21,7 @@ type Engine struct {
 	slots  chan struct{} // one per user on hold
 	hosts  *hosts
 	leases leases
+	soaks  *soaks
 	hooks  []*hookRunner
 	signer *Signer
 
@@ -82,6 +83,7 @@ func New(o Options) (*Engine, error) {
 		e.hosts.tell = o.Metrics.Throttle
 	}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
+	e.soaks = newSoaks(e)
 	return e, nil
 }
 
@@ -121,6 +123,14 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	}
 	e.starts.Lock()
 	defer e.starts.Unlock()
+	if spec.Soak > 0 && e.opt.Own == nil {
+		return "", backend.NewError(backend.KindInvalid, "This engine cannot read its own store: no soak is possible.")
+	}
+	for _, u := range spec.Users {
+		if e.soaks.has(u) {
+			return "", errSoaking(u)
+		}
+	}
 	if busy := e.busy(spec.Users); busy != "" {
 		return "", errBusy(busy)
 	}
@@ -264,7 +274,9 @@ func (e *Engine) Resume(ctx context.Context) error {
 		if e2 := e.launch(b); e2 != nil {
 			return e2
 		}
+		e.soaks.restore(b, r)
 	}
+	e.soaks.sweep()
 	e.wg.Go(e.releaseOrphans)
 	return err
 }
@@ -326,6 +338,9 @@ func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(M
 	}
 	if d.move.Done() {
 		e.leases.leave(d.route.entry.User, d.lease())
+	}
+	if d.move.State == Soaking {
+		e.soaks.add(b, d.user, time.Now())
 	}
 }
 

@@ -104,7 +104,7 @@ func (d *driver) endHold(m Move) {
 		return
 	}
 	took := time.Since(d.hold.began)
-	flipped := m.State == Flipped
+	flipped := m.State == Flipped || m.State == RolledBack
 	if flipped {
 		d.pause = &Pause{Hold: took, Attempts: m.Tries + 1}
 	}
@@ -127,17 +127,37 @@ func (d *driver) placement(state backend.PlacementState, store, host string, plu
 }
 
 func (d *driver) swapHold(ctx context.Context) Event {
-	p := d.placement(backend.PlacementHolding, d.route.from.Name, d.route.host, 1)
-	p.Target = d.route.to.Name
+	here := d.here()
+	p := d.placement(backend.PlacementHolding, here.store, here.host, 1)
+	p.Target = d.there().store
 	return d.write(ctx, p)
 }
 
-func (d *driver) swap(ctx context.Context, state backend.PlacementState, store, host string, plus uint64) Event {
-	if d.hold != nil && store == d.route.to.Name && d.hold.ctx.Err() != nil {
+// end is a store as a placement names it.
+type end struct{ store, host string }
+
+// here is the end of the way from which the user comes, there the other one: a
+// roll-back goes from the new store to the old one.
+func (d *driver) here() end {
+	if d.move.Back {
+		return end{d.route.to.Name, ""}
+	}
+	return end{d.route.from.Name, d.route.host}
+}
+
+func (d *driver) there() end {
+	if d.move.Back {
+		return end{d.route.from.Name, d.route.host}
+	}
+	return end{d.route.to.Name, ""}
+}
+
+func (d *driver) swap(ctx context.Context, to end, plus uint64) Event {
+	if d.hold != nil && to == d.there() && d.hold.ctx.Err() != nil {
 		// Too late to flip. Nothing was written, which the look-up will find.
 		return Event{Kind: EvSwapLost, Reason: "the hold took too long"}
 	}
-	return d.write(ctx, d.placement(state, store, host, plus))
+	return d.write(ctx, d.placement(backend.PlacementActive, to.store, to.host, plus))
 }
 
 func (d *driver) write(ctx context.Context, p backend.Placement) Event {
@@ -167,6 +187,9 @@ func (d *driver) awaitQuiet() Event {
 
 // lastDelta is the pass after which the source stands still; it seals.
 func (d *driver) lastDelta() Event {
+	if d.move.Back {
+		return held(EvSealed, d.reverseDelta(d.hold.ctx))
+	}
 	p, err := d.acct.sync(d.hold.ctx)
 	if err == nil {
 		err = p.err()
@@ -183,6 +206,9 @@ func (d *driver) lastDelta() Event {
 // compare proves equality and writes what it found down, before the flip:
 // afterwards a crash could not find it out again.
 func (d *driver) compare() Event {
+	if d.move.Back {
+		return held(EvEqual, d.rev.compare(d.hold.ctx))
+	}
 	err := d.acct.compare(d.hold.ctx, d.b.spec.AllowSkipped)
 	if err == nil {
 		err = d.acct.comparePOP3(d.hold.ctx)
@@ -217,7 +243,7 @@ func (d *driver) where(p backend.Placement, ok bool) PlacementAt {
 		return AtElse
 	case p.Epoch == base+1 && p.State == backend.PlacementHolding:
 		return AtHold
-	case p.Epoch <= base+2 && p.State == backend.PlacementActive && p.Store == d.route.to.Name:
+	case p.Epoch <= base+2 && p.State == backend.PlacementActive && p.Store == d.there().store:
 		return AtNew
 	case p.Epoch <= base+2 && p.State == backend.PlacementActive:
 		return AtOld
@@ -229,7 +255,14 @@ func (d *driver) where(p backend.Placement, ok bool) PlacementAt {
 func (d *driver) reopen(ctx context.Context) Event {
 	ctx, cancel := context.WithTimeout(ctx, swapTimeout)
 	defer cancel()
-	if err := reopen(ctx, d.e.opt.Importer, d.acct, d.route.entry.User, d.move.Base+2); err != nil {
+	epoch := d.move.Base + 2
+	if d.move.Back {
+		epoch = d.move.Opened
+		if err := d.findRoute(ctx); err != nil { // after a restart
+			return Event{Kind: EvFailed, Reason: err.Error()}
+		}
+	}
+	if err := reopen(ctx, d.e.opt.Importer, d.acct, d.route.entry.User, epoch); err != nil {
 		return Event{Kind: EvFailed, Reason: err.Error()}
 	}
 	if d.acct != nil {
@@ -262,7 +295,7 @@ func (d *driver) setStore(ctx context.Context) Event {
 	if d.e.opt.SetStore == nil {
 		return Event{Kind: EvStored}
 	}
-	err := d.e.opt.SetStore(ctx, d.route.entry, d.route.to.Name)
+	err := d.e.opt.SetStore(ctx, d.route.entry, d.there().store)
 	if backend.IsKind(err, backend.KindPermission) {
 		d.log.Warn("the directory cannot be written: the placement goes on ruling", "error", err)
 		err = nil
@@ -290,6 +323,9 @@ func (d *driver) prepareFlipped(ctx context.Context) error {
 
 // report collects what the flip meant to sessions, and writes the certificate.
 func (d *driver) report(ctx context.Context) Event {
+	if d.move.Back {
+		return d.reportBack(ctx)
+	}
 	if d.findRoute(ctx) == nil {
 		ctx, cancel := context.WithTimeout(ctx, d.e.timing.Report)
 		defer cancel()
@@ -310,7 +346,7 @@ func (d *driver) report(ctx context.Context) Event {
 		}
 	}
 	d.certify("compared")
-	return Event{Kind: EvReported}
+	return Event{Kind: EvReported, Until: time.Now().Add(d.b.spec.Soak).Unix()}
 }
 
 // certify writes the certificate; one that was written at the flip is only

@@ -23,9 +23,11 @@ import (
 type journal struct {
 	dir string
 
-	mu  sync.Mutex
-	f   *os.File // nil when it is closed; guarded by mu
-	err error    // why it could not be written; guarded by mu
+	mu sync.Mutex
+	f  *os.File // nil when it is closed; guarded by mu
+	// parked: the batch is finished, and a line may come now and then; guarded by mu
+	parked bool
+	err    error // why it could not be written; guarded by mu
 }
 
 // record is one line. Exactly one of its parts is set.
@@ -185,6 +187,17 @@ func (j *journal) write(rec record) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.f == nil && j.parked {
+		if j.f, err = os.OpenFile(filepath.Join(j.dir, journalName), os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
+			return err
+		}
+		defer func() {
+			if j.f != nil {
+				j.f.Close()
+				j.f = nil
+			}
+		}()
+	}
 	if j.f == nil {
 		return cmp.Or(j.err, errors.New("journal is closed"))
 	}
@@ -194,7 +207,7 @@ func (j *journal) write(rec record) error {
 	}
 	if err != nil { // half a line may be there: nothing may follow it
 		j.f.Close()
-		j.f, j.err = nil, err
+		j.f, j.err, j.parked = nil, err, false
 	}
 	return err
 }
@@ -255,6 +268,17 @@ func writeSynced(path string, data []byte) error {
 func (j *journal) close() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.f != nil {
+		j.f.Close()
+		j.f = nil
+	}
+}
+
+// park closes the journal; with more, lines may still come, each by itself.
+func (j *journal) park(more bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.parked = more && j.err == nil
 	if j.f != nil {
 		j.f.Close()
 		j.f = nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mailferry/backend"
+	"mailferry/backend/remote"
 	"mailferry/migrate/target"
 )
 
@@ -56,6 +57,9 @@ type BatchSpec struct {
 	// for a second time before the hold; default 10 where it tells digests
 	// (Cyrus), else none; negative: none.
 	Prove int `json:"prove,omitempty"`
+	// Soak is how long the old store follows the new one behind a flip, so that
+	// the user can be rolled back; 0: not at all.
+	Soak time.Duration `json:"soak,omitempty"`
 	// Attempts is how often a check or a pass may fail in a row; default 8.
 	Attempts int `json:"attempts,omitempty"`
 	// OnChange is called when a user's state changes, from the user's worker.
@@ -90,6 +94,13 @@ func (s *BatchSpec) until() State {
 	return Final
 }
 
+// newMove is the move of a user of the batch.
+func (s *BatchSpec) newMove() Move {
+	m := NewMove(s.until())
+	m.soak = s.Soak > 0
+	return m
+}
+
 // UserStatus is where one user's move stands.
 type UserStatus struct {
 	User         string        `json:"user"`
@@ -103,6 +114,8 @@ type UserStatus struct {
 	Rate         float64       `json:"rate"` // octets per second since the start of the copy
 	Elapsed      time.Duration `json:"elapsed"`
 	Running      bool          `json:"running"`
+	// SoakUntil is when the old store is followed no longer; zero in other states.
+	SoakUntil time.Time `json:"soak_until,omitzero"`
 }
 
 // BatchStatus is where a batch stands.
@@ -160,9 +173,12 @@ type Options struct {
 	SetStore func(ctx context.Context, e backend.Entry, store string) error
 	Stores   map[string]*backend.Store
 	Dial     func(ctx context.Context, network, addr string) (net.Conn, error)
-	Logger   *slog.Logger
-	Metrics  Metrics
-	Timing   Timing
+	// Own logs in to our own store for a user, by IMAP: batches with a soak read
+	// there what the old store has to follow. nil: no batch may have one.
+	Own     func(ctx context.Context, user string) (*remote.Client, error)
+	Logger  *slog.Logger
+	Metrics Metrics
+	Timing  Timing
 	// Hooks are told of changes of users' states. They never delay a move; events
 	// that wait when the process dies are lost.
 	Hooks []Hook
@@ -187,6 +203,9 @@ type Metrics struct {
 	Throttle func(host string, users, most int)
 	// Failed tells why a move failed: a backend.Kind's name, or hold.
 	Failed func(reason string)
+	// Soak tells what a look at a soaking user's stores brought: late mail that was
+	// carried to the new store, changes that were carried to the old one.
+	Soak func(late, followed int)
 	// Hook tells what came of an event for a hook: told, failed, dropped.
 	Hook func(hook, result string)
 }
@@ -202,6 +221,7 @@ type Timing struct {
 	// connection had sent; default 2 s.
 	Settle time.Duration
 	Tick   time.Duration // 1 s: how often the throttles look at live users
+	Soak   time.Duration // 1 min: how often a soaking user's stores are looked at
 }
 
 func (t Timing) withDefaults() Timing {
@@ -216,5 +236,6 @@ func (t Timing) withDefaults() Timing {
 	set(&t.Report, 5*time.Second)
 	set(&t.BackOff, time.Second)
 	set(&t.Tick, time.Second)
+	set(&t.Soak, time.Minute)
 	return t
 }

@@ -38,6 +38,9 @@ type Options struct {
 	// Settle is how long a target may go on filing what a broken connection
 	// had sent; default 2 s.
 	Settle time.Duration
+	// Exact is set where the target follows the store to which its users moved;
+	// the Import is a Follower then.
+	Exact *Exact
 }
 
 // New makes an Importer for one user.
@@ -68,6 +71,13 @@ func (f importer) Import(ctx context.Context, user string, o backend.ImportOptio
 		i.Close()
 		return nil, err
 	}
+	if f.o.Exact != nil {
+		var err error
+		if i.late, err = openLate(f.o.Dir); err != nil {
+			i.Close()
+			return nil, err
+		}
+	}
 	return i, nil
 }
 
@@ -95,6 +105,11 @@ type account struct {
 	prepared map[backend.MailboxName]bool
 	created  map[string]bool                            // by this process; guarded by mu
 	uses     map[backend.MailboxName][]imap.MailboxAttr // of the source; guarded by mu
+
+	// Of an exact target.
+	late       *lateLog
+	watched    bool // list is of the Watch before this Prepare; guarded by mu
+	displacing bool // guarded by mu
 }
 
 // lock keeps a second copy between the same accounts out.
@@ -118,6 +133,7 @@ type indexed struct {
 	Raw  string              `json:"raw"`            // at the target, on the wire, as octets
 	Want string              `json:"want,omitempty"` // what the rules named it, if the target refused that
 	File int                 `json:"file,omitempty"`
+	From string              `json:"from,omitempty"` // its name before a rename that may not be done
 	Gone bool                `json:"gone,omitempty"`
 }
 
@@ -148,7 +164,7 @@ func (i *account) load() error {
 		if err != nil {
 			return err
 		}
-		i.boxes[name] = &mailbox{i: i, name: name, raw: x.Raw, want: x.Want, file: x.File, m: m}
+		i.boxes[name] = &mailbox{i: i, name: name, raw: x.Raw, want: x.Want, from: x.From, file: x.File, m: m}
 	}
 	return nil
 }
@@ -195,6 +211,9 @@ func (i *account) Close() error {
 	}
 	if i.index != nil {
 		i.index.Close()
+	}
+	if i.late != nil {
+		i.late.f.Close()
 	}
 	return i.locked.Close()
 }
@@ -326,7 +345,8 @@ func (i *account) Mailboxes(context.Context) (out []backend.ImportedMailbox, err
 			h.UIDNext, h.ModSeq = 0, 0
 		}
 		out = append(out, backend.ImportedMailbox{ImportMailbox: backend.ImportMailbox{Name: name, UIDValidity: h.SrcValidity},
-			Messages: stored, UIDNext: h.UIDNext, HighestModSeq: h.ModSeq})
+			Messages: stored, UIDNext: h.UIDNext, HighestModSeq: h.ModSeq, FirstRecent: h.FirstRecent,
+			Sealed: i.o.Exact != nil && b.checked, SealedModSeq: h.ModSeq})
 	}
 	return out, nil
 }
@@ -380,6 +400,9 @@ func (i *account) Remove(ctx context.Context, name backend.MailboxName) error {
 	}
 	i.state.Lock()
 	defer i.state.Unlock()
+	if b.name != backend.Inbox {
+		delete(i.prepared, name)
+	}
 	delete(i.boxes, name)
 	b.m.close()
 	for _, suffix := range []string{"", ".flags"} {

@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"sync"
 
@@ -28,6 +29,11 @@ type mailbox struct {
 	adopt   *adoption        // what the target has and the map does not
 	resent  map[[8]byte]int  // sent a second time: the first may have arrived late
 	base    uint32           // of resent
+
+	// Of an exact target; guarded by i.mu.
+	common    ExactBox // as of the move
+	from      string   // a rename from there is not known to be done
+	strangers []listed // at the target, and neither the move's nor ours
 
 	state   sync.Mutex          // below i.mu
 	refused map[imap.UID]string // guarded by state
@@ -59,6 +65,11 @@ func (b *mailbox) counters() (exists, next uint32) {
 func (b *mailbox) begin(ctx context.Context, validity uint32) error {
 	if h := b.m.header(); h.SrcValidity != validity {
 		if h.SrcValidity != 0 { // another mailbox: what is equal will be known again
+			if b.i.o.Exact != nil {
+				if err := b.renew(ctx); err != nil {
+					return fmt.Errorf("renew %q: %w", b.raw, err)
+				}
+			}
 			if err := b.m.reset(mapHeader{}); err != nil {
 				return err
 			}
@@ -115,6 +126,9 @@ func (b *mailbox) check(ctx context.Context) error {
 		}
 	}
 	b.checked, b.broken = true, b.i.broken
+	if b.i.o.Exact != nil {
+		return b.tidy(ctx)
+	}
 	return nil
 }
 
@@ -167,8 +181,16 @@ func (b *mailbox) Seal(ctx context.Context, uidNext uint32, highestModSeq uint64
 	if err := b.deleteExtra(ctx); err != nil {
 		return err
 	}
+	if b.i.o.Exact != nil {
+		if err := b.fill(ctx, uidNext); err != nil { // messages that came and went again
+			return err
+		}
+	}
 	stored, _ := b.m.counts()
 	exists, next := b.counters()
+	if b.i.displacing {
+		next = 0 // the next Watch has to look
+	}
 	return b.m.setHead(func(h *mapHeader) {
 		h.UIDNext, h.ModSeq, h.FirstRecent, h.Count = uidNext, highestModSeq, firstRecent, stored
 		h.DstMessages, h.DstUIDNext = exists, next

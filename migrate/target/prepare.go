@@ -23,12 +23,15 @@ func (i *account) Prepare(ctx context.Context, boxes []backend.ImportMailbox) er
 	if i.allPrepared(boxes) {
 		return nil
 	}
-	if err := i.do(ctx, func(c *remote.Client) (err error) {
-		i.list, err = c.Survey(ctx)
-		return err
-	}); err != nil {
-		return fmt.Errorf("survey of the target: %w", err)
+	if fresh := i.watched; !fresh {
+		if err := i.do(ctx, func(c *remote.Client) (err error) {
+			i.list, err = c.Survey(ctx)
+			return err
+		}); err != nil {
+			return fmt.Errorf("survey of the target: %w", err)
+		}
 	}
+	i.watched = false
 	p, err := i.plan(boxes)
 	if err != nil {
 		return err
@@ -117,6 +120,9 @@ func (i *account) plan(boxes []backend.ImportMailbox) ([]*wanted, error) {
 		if e := byName[foldInbox(w.shown)]; e != nil {
 			w.raw, w.exists = e.Raw, e.Selectable()
 		}
+		if old := i.boxes[b.Name]; i.o.Exact != nil && old != nil { // whatever its name says
+			w.raw, w.exists = old.raw, slices.ContainsFunc(i.list.Mailboxes, func(e remote.ListEntry) bool { return e.Raw == old.raw && e.Selectable() })
+		}
 		if note != "" {
 			i.note(backend.ImportNote{Mailbox: b.Name, What: fmt.Sprintf("%q became %q: %s", i.source.Show(b.Name), shown, note)})
 		}
@@ -160,6 +166,9 @@ func (i *account) renames(ctx context.Context, p []*wanted) error {
 		if stored, _ := b.m.counts(); !planned[name] && stored > 0 && !i.shared(b) {
 			gone[v] = b
 		}
+	}
+	if i.o.Exact != nil {
+		return i.exactRenames(ctx, p, gone, validity)
 	}
 	for _, w := range p {
 		b := gone[w.UIDValidity]
@@ -327,7 +336,7 @@ func (i *account) adoptNames(p []*wanted) error {
 // deleteExtra removes the target's mailboxes that nothing goes to, at the first
 // plan of a run, where the rules ask for it.
 func (i *account) deleteExtra(ctx context.Context, p []*wanted, first bool) error {
-	if !i.o.Rules.DeleteFolders || !first {
+	if !i.o.Rules.DeleteFolders || !first || i.o.Exact != nil {
 		return nil
 	}
 	keep := make(map[string]bool)
@@ -438,6 +447,8 @@ func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName
 	for _, name := range names {
 		if b := i.box(name); b != nil && b.failed == nil {
 			want(b.raw)
+		} else if i.o.Exact != nil { // of a mailbox that is gone
+			want(remote.EncodeName(i.source.Show(name)))
 		}
 	}
 	if i.o.Rules.SubscribeAll {
@@ -445,20 +456,24 @@ func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName
 			want(b.raw)
 		}
 	}
-	if len(add) == 0 {
+	var remove []string
+	if i.o.Exact != nil && i.list != nil {
+		remove = i.unsubscribed(names)
+	}
+	if len(add)+len(remove) == 0 {
 		return nil
 	}
 	slices.Sort(add)
 	var errs []error
 	if err := i.do(ctx, func(c *remote.Client) (err error) {
-		errs, err = c.Subscribe(ctx, add, nil)
+		errs, err = c.Subscribe(ctx, add, remove)
 		return err
 	}); err != nil {
 		return err
 	}
 	for k, err := range errs {
 		if err != nil {
-			i.note(backend.ImportNote{What: fmt.Sprintf("subscription to %q: %v", add[k], err)})
+			i.note(backend.ImportNote{What: fmt.Sprintf("subscription to %q: %v", slices.Concat(add, remove)[k], err)})
 		}
 	}
 	return nil
@@ -466,7 +481,7 @@ func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName
 
 // unsubscribe takes the subscription of a name back that is gone; callers hold mu.
 func (i *account) unsubscribe(ctx context.Context, raw string) error {
-	if i.o.Rules.NoSubscribe {
+	if i.o.Rules.NoSubscribe || i.o.Exact != nil {
 		return nil
 	}
 	return i.do(ctx, func(c *remote.Client) error {

@@ -72,7 +72,12 @@ func (b *mailbox) PutOrdered(ctx context.Context, msgs []backend.ImportMessage) 
 	defer b.i.mu.Unlock()
 	todo, err := b.take(ctx, msgs)
 	var s *sending
-	if err == nil {
+	switch {
+	case err != nil:
+	case b.i.o.Exact != nil:
+		defer discard(msgs)
+		return func() error { return nil }, b.putExact(ctx, todo)
+	default:
 		s, err = b.send(ctx, todo)
 	}
 	if err != nil {

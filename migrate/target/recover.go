@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"os"
@@ -75,6 +76,12 @@ func (b *mailbox) resolve(ctx context.Context) error {
 		}
 		b.base = min(b.base, base)
 		b.resent[r.digest.id()]++
+		if b.i.late != nil {
+			id := r.digest.id()
+			if err := b.i.late.write(lateEntry{Resent: hex.EncodeToString(id[:])}); err != nil {
+				return err
+			}
+		}
 		if err := b.m.settle(imap.UID(r.src), stateGone, 0); err != nil {
 			return err
 		}
@@ -181,6 +188,10 @@ type listed struct {
 	uid  imap.UID
 	size int64
 	date int64
+
+	// Of an exact target alone.
+	internal time.Time
+	flags    []imap.Flag
 }
 
 // stray is a message of the target that no map knows.
@@ -236,7 +247,11 @@ func (b *mailbox) reconcile(ctx context.Context) error {
 			if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, func(m *remote.Meta) error {
 				if !there[m.UID] {
 					there[m.UID] = true
-					all = append(all, listed{m.UID, m.Size, m.Date.Unix()})
+					l := listed{uid: m.UID, size: m.Size, date: m.Date.Unix()}
+					if b.i.o.Exact != nil {
+						l.internal, l.flags = m.Date, m.Flags
+					}
+					all = append(all, l)
 				}
 				return nil
 			}); err != nil {
@@ -274,7 +289,12 @@ func (b *mailbox) reconcile(ctx context.Context) error {
 		}
 		b.seen(b.sel.Exists, b.sel.UIDNext)
 		all = slices.DeleteFunc(all, func(l listed) bool { return known[l.uid] })
-		if len(all) > 0 {
+		switch {
+		case b.i.o.Exact != nil:
+			if err := b.recognize(all); err != nil {
+				return &decided{err}
+			}
+		case len(all) > 0:
 			b.adopt = newAdoption(all)
 		}
 		return nil

@@ -346,6 +346,40 @@ func (m *uidMap) intend(recs []record, flags [][]imap.Flag) error {
 	return nil
 }
 
+// file records messages that the target has, ascending by source UID. It is not
+// synced: a listing of the target would tell the same again.
+func (m *uidMap) file(recs []record, flags [][]imap.Flag) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range recs {
+		n, err := m.flagList(flags[i])
+		if err != nil {
+			return err
+		}
+		recs[i].flags, recs[i].state = n, stateStored
+		at := m.used
+		j, known := m.find(recs[i].src)
+		if known {
+			old, err := m.at(m.slots[j].n)
+			if err != nil {
+				return err
+			}
+			m.count(old.state, -1)
+		}
+		if err := m.put(at, &recs[i]); err != nil {
+			return err
+		}
+		m.used++
+		if known {
+			m.slots[j].n = at
+		} else {
+			m.slots = slices.Insert(m.slots, j, slot{recs[i].src, at})
+		}
+		m.count(stateStored, 1)
+	}
+	return nil
+}
+
 // settle says what became of a message.
 func (m *uidMap) settle(src imap.UID, s state, dst imap.UID) error {
 	return m.change(src, func(r *record) error {
