@@ -126,7 +126,11 @@ func (e *Engine) Users(id BatchID, from, limit int, keep func(*UserStatus) bool)
 	if err != nil {
 		return nil, -1, err
 	}
+	ordered := e.soaks.ordered(b.spec.ID) // before: who has no order any more is shown as it ended
 	users, next = b.page(from, limit, keep)
+	for i := range users {
+		users[i].Ordered = ordered[users[i].User]
+	}
 	return users, next, nil
 }
 

@@ -427,6 +427,19 @@ func (e *Engine) orderSoaks(id BatchID, users []string, o soakOrder) (BatchID, [
 	return b.spec.ID, users, nil
 }
 
+// ordered are the users of a batch whose order waits, or is being carried out.
+func (s *soaks) ordered(id BatchID) map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[string]bool)
+	for key, en := range s.m {
+		if key.batch == id && en.order != orderLook {
+			out[key.user] = true
+		}
+	}
+	return out
+}
+
 // named is a soaking user as the batch names them; empty: there is none.
 func (s *soaks) named(b *batch, user string) string {
 	s.mu.Lock()

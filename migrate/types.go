@@ -116,6 +116,8 @@ type UserStatus struct {
 	Running      bool          `json:"running"`
 	// SoakUntil is when the old store is followed no longer; zero in other states.
 	SoakUntil time.Time `json:"soak_until,omitzero"`
+	// Ordered: a roll-back or a finalise is to be carried out; only Users tells it.
+	Ordered bool `json:"ordered,omitempty"`
 }
 
 // BatchStatus is where a batch stands.

@@ -85,6 +85,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.BoolVar(&r.CopyOnly, "copy-only", false, "copy and compare, but leave users where they are")
 	f.IntVar(&r.Reread, "reread", 0, "share of messages that are read again from the new store's disk, in `percent` (default 10, -1: none)")
 	f.IntVar(&r.Prove, "prove", 0, "share of messages that the old store is asked for again, in `percent` (default 10 for Cyrus, else none)")
+	f.StringVar(&r.Soak, "soak", "", "how long the old store follows behind a flip, so that users can be rolled back: `time` such as 7d or 36h (default: the configuration's)")
 	f.StringVar(&r.POP3, "pop3", "", "carry POP3 unique ids over: auto, always or never (default: the configuration's)")
 	f.BoolVar(&r.ForcePOP3, "force-pop3", false, "move users although POP3 ids of the old store have no message")
 	f.StringVar(&imapsyncLine, "from-imapsync", "", "do what an imapsync command `line` would (see: mailferry copy --help)")
@@ -94,7 +95,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),
 		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume),
 		c.migrateTellCommand("stop", "End a batch for good; users who are not flipped stay where they are", (*admin.MigrationClient).Stop),
-		c.migrateRetryCommand())
+		c.migrateRetryCommand(), c.migrateRollbackCommand(), c.migrateFinaliseCommand())
 	return cmd
 }
 

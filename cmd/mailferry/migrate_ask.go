@@ -111,7 +111,19 @@ func (c *cli) migrateShowCommand() *cobra.Command {
 
 func moveRow(m *admin.Move) []string {
 	return []string{m.User, m.State, fmt.Sprintf("%d/%d", m.MessagesDone, m.Messages), bytesText(m.BytesDone),
-		rateText(m.Rate), m.Elapsed.Round(time.Millisecond).String(), orDash(m.Reason)}
+		rateText(m.Rate), m.Elapsed.Round(time.Millisecond).String(), orDash(moveReason(m))}
+}
+
+// moveReason is also how long a soak lasts.
+func moveReason(m *admin.Move) string {
+	if m.SoakUntil.IsZero() {
+		return m.Reason
+	}
+	until := "until " + m.SoakUntil.Local().Format("2006-01-02 15:04")
+	if m.Reason != "" {
+		return until + "; " + m.Reason
+	}
+	return until
 }
 
 func rateText(bytesPerSecond float64) string {

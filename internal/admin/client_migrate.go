@@ -118,6 +118,16 @@ func (m *MigrationClient) Stop(ctx context.Context, id string) error {
 	return m.post(ctx, id, "stop")
 }
 
+// Rollback implements Migrations.
+func (m *MigrationClient) Rollback(ctx context.Context, o SoakOrder) (out SoakOrder, err error) {
+	return out, m.c.do(ctx, http.MethodPost, "/v1/soaks/rollback", o, &out)
+}
+
+// Finalise implements Migrations.
+func (m *MigrationClient) Finalise(ctx context.Context, o SoakOrder) (out SoakOrder, err error) {
+	return out, m.c.do(ctx, http.MethodPost, "/v1/soaks/finalise", o, &out)
+}
+
 // Retry implements Migrations.
 func (m *MigrationClient) Retry(ctx context.Context, id string) (b Batch, err error) {
 	return b, m.c.do(ctx, http.MethodPost, escaped("/v1/migrations/%s/retry", []string{orLatest(id)}), nil, &b)

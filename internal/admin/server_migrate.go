@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 )
@@ -50,6 +51,16 @@ func (s *Service) migrationRequests(handle register) {
 	handle("POST /v1/migrations/{id}/stop", moves(func(m Migrations, r *http.Request) (any, error) {
 		return nil, m.Stop(r.Context(), batchID(r))
 	}))
+	for what, order := range map[string]func(Migrations, context.Context, SoakOrder) (SoakOrder, error){
+		"rollback": Migrations.Rollback, "finalise": Migrations.Finalise} {
+		handle("POST /v1/soaks/"+what, moves(func(m Migrations, r *http.Request) (any, error) {
+			o, err := body[SoakOrder](r)
+			if err != nil {
+				return nil, err
+			}
+			return order(m, r.Context(), o)
+		}))
+	}
 	handle("POST /v1/migrations/{id}/retry", moves(func(m Migrations, r *http.Request) (any, error) {
 		return m.Retry(r.Context(), batchID(r))
 	}))

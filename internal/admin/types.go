@@ -77,6 +77,11 @@ type Migrations interface {
 	Resume(ctx context.Context, id string) error
 	// Stop ends a batch for good; users who are not flipped stay where they are.
 	Stop(ctx context.Context, id string) error
+	// Rollback brings soaking users back to their old store, Finalise ends their
+	// soak. Both return when the order is given; Move.Ordered tells when it is
+	// carried out.
+	Rollback(ctx context.Context, o SoakOrder) (SoakOrder, error)
+	Finalise(ctx context.Context, o SoakOrder) (SoakOrder, error)
 	// Retry begins the failed moves of a batch anew, as another batch.
 	Retry(ctx context.Context, id string) (Batch, error)
 }
@@ -112,8 +117,18 @@ type MoveRequest struct {
 	Window     string `json:"window,omitempty"`
 	FlipWindow string `json:"flip_window,omitempty"`
 	StopAt     string `json:"stop_at,omitempty"`
+	// Soak is how long the old store follows behind a flip: 7d, 36h, 0; empty: the
+	// configuration's.
+	Soak string `json:"soak,omitempty"`
 	// Hooks are names of configured hooks, beside those that every batch has.
 	Hooks []string `json:"hooks,omitempty"`
+}
+
+// SoakOrder names soaking users: those of a batch, or some. In the answer both
+// are filled in.
+type SoakOrder struct {
+	Batch string   `json:"batch,omitempty"` // empty: that of the users
+	Users []string `json:"users,omitempty"` // empty: all of the batch
 }
 
 // MoveOptions are what a request says of one user alone.
@@ -199,4 +214,8 @@ type Move struct {
 	BytesDone    int64         `json:"bytes_done"`
 	Rate         float64       `json:"rate,omitempty"` // bytes per second of the copy
 	Elapsed      time.Duration `json:"elapsed,omitempty"`
+	// SoakUntil is when the old store is followed no longer; Ordered: a roll-back or
+	// a finalise is to be carried out.
+	SoakUntil time.Time `json:"soak_until,omitzero"`
+	Ordered   bool      `json:"ordered,omitempty"`
 }

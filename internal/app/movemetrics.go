@@ -26,8 +26,9 @@ func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 		Help: "Users of a store's host that may be worked on at a time."}, []string{"host"})
 	hooks := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailferry_migrate_hook_events_total",
 		Help: "Events for a hook, by result: told, failed, dropped."}, []string{"hook", "result"})
+	soaked := vec("soak_total", "What soaks carried: late mail to the new store, changes that the old store followed.", "what")
 	var errs []error
-	for _, c := range []prometheus.Collector{states, messages, octets, holds, failures, throttles, hooks} {
+	for _, c := range []prometheus.Collector{soaked, states, messages, octets, holds, failures, throttles, hooks} {
 		errs = append(errs, r.Register(c))
 	}
 	return migrate.Metrics{
@@ -36,6 +37,10 @@ func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 			messages.WithLabelValues("copied").Add(float64(copied))
 			messages.WithLabelValues("vanished").Add(float64(vanished))
 			messages.WithLabelValues("flagged").Add(float64(flagged))
+		},
+		Soak: func(late, followed int) {
+			soaked.WithLabelValues("late").Add(float64(late))
+			soaked.WithLabelValues("followed").Add(float64(followed))
 		},
 		Failed:   func(reason string) { failures.WithLabelValues(reason).Inc() },
 		Throttle: func(host string, users, _ int) { throttles.WithLabelValues(host).Set(float64(users)) },

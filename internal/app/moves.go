@@ -37,7 +37,8 @@ func (a *App) buildMigration(context.Context) error {
 		Dir:   a.path(dirMoves), Importer: a.store.Importer(), Placements: a.places,
 		Lookup: a.dirs.fresh, SetStore: a.dirs.SetStore, Stores: stores,
 		Logger: a.log.With("part", "migrate"), Metrics: metrics, Holds: a.conf.Migrate.Holds,
-		Timing: migrate.Timing{Hold: a.conf.Migrate.HoldLimit, Quiet: a.conf.Migrate.ConfirmTime},
+		Own:    a.readOwn,
+		Timing: migrate.Timing{Hold: a.conf.Migrate.HoldLimit, Quiet: a.conf.Migrate.ConfirmTime, Soak: a.conf.Migrate.SoakPoll},
 	})
 	if err != nil {
 		return err
@@ -136,6 +137,9 @@ func (m *migrations) spec(r *admin.MoveRequest) (*migrate.BatchSpec, error) {
 			PasswordFile: o.PasswordFile, Priority: o.Priority, NotBefore: o.NotBefore, Wave: o.Wave}
 	}
 	var err error
+	if spec.Soak, err = m.soak(r.Soak); err != nil {
+		return nil, err
+	}
 	invalid := func(err error) error { return backend.Errorf(backend.KindInvalid, "", "%w", err) }
 	if spec.Window, err = migrate.ParseWindows(r.Window, time.Local); err != nil {
 		return nil, invalid(err)
@@ -395,7 +399,8 @@ func shownBatch(b *migrate.BatchStatus) admin.Batch {
 
 func shownMove(b *migrate.BatchStatus, u *migrate.UserStatus) admin.Move {
 	m := admin.Move{User: u.User, State: u.State.String(), Running: u.Running, Reason: u.Reason, Tries: u.Tries, Messages: u.Messages,
-		MessagesDone: u.MessagesDone, Bytes: u.Octets, BytesDone: u.OctetsDone, Rate: u.Rate, Elapsed: u.Elapsed}
+		MessagesDone: u.MessagesDone, Bytes: u.Octets, BytesDone: u.OctetsDone, Rate: u.Rate, Elapsed: u.Elapsed,
+		SoakUntil: u.SoakUntil, Ordered: u.Ordered}
 	switch u.State {
 	case migrate.Final:
 		m.Done = true

@@ -273,6 +273,8 @@ type Migrate struct {
 	HoldLimit   time.Duration `mapstructure:"hold_limit" doc:"Longest hold; a longer one is taken back and tried again." default:"5s"`
 	ConfirmTime time.Duration `mapstructure:"confirm_limit" doc:"How long proxies may take to confirm a hold." default:"3s"`
 	POP3        string        `mapstructure:"pop3" doc:"Whose POP3 unique ids and order are carried over: auto (whom the directory allows POP3, where the old store takes the login), always (an old store that cannot be asked fails the move) or never." default:"auto"`
+	Soak        time.Duration `mapstructure:"soak" doc:"How long the old store follows the new one behind a flip, so that users can be rolled back exactly, unless a command says otherwise (--soak 7d). 0s: not at all, the old store is left as it was." default:"0s"`
+	SoakPoll    time.Duration `mapstructure:"soak_interval" doc:"How often both stores of a soaking user are looked at." default:"1m"`
 	Hooks       []Hook        `mapstructure:"hooks" doc:"Who is told when the state of a user's move changes."`
 }
 
