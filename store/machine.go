@@ -47,6 +47,8 @@ const (
 	// cmdImportPut, with a structure blob in each message
 	cmdImportPutParsed = 41
 	cmdImportSide      = 42
+	cmdImportRename    = 50
+	cmdImportCopies    = 51
 )
 
 // handler applies one kind of command. It refuses with a backend.Error before
@@ -124,6 +126,10 @@ func importHandlers(cmd byte) handler {
 		return applyImportPOP3
 	case cmdImportSide:
 		return applyImportSide
+	case cmdImportRename:
+		return applyImportRename
+	case cmdImportCopies:
+		return applyImportCopies
 	}
 	return nil
 }
