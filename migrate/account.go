@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,7 +51,8 @@ type account struct {
 	probed    bool   // the source is known to be steady, or not to be
 	proved    uint64 // messages asked of the old store again, and equal
 	pop3      *maildrop
-	side      *sideState
+	placing
+	side *sideState
 	// foreign are others' mailboxes that the user sees, subscribed those of them.
 	foreign    []planned
 	subscribed []string
@@ -72,6 +74,7 @@ type box struct {
 	summed      bool     // sum belongs to the counters above
 	listed      bool     // sum, or ledger, comes of a full listing and of no delta
 	ledger      *ledger  // nil: not known, or the mailbox has no modseqs
+	object      idHash   // its OBJECTID; zero: not known
 	sealed      bool     // with these counters, and not reopened since
 	reread      imap.UID // up to here bodies were read again
 	proved      imap.UID // up to here the old store was asked again
@@ -126,6 +129,9 @@ func (a *account) close() {
 	if a.client != nil {
 		_ = a.client.Logout()
 		a.client = nil
+	}
+	if err := a.ids.close(); err != nil {
+		a.log.Info("ids of messages are not kept", "error", err)
 	}
 	if c, ok := a.imp.(io.Closer); ok { // it has a connection of its own
 		if err := c.Close(); err != nil {
@@ -199,6 +205,8 @@ func retriable(err error) bool {
 type pass struct {
 	Changed  int // mailboxes that differed
 	Copied   int // messages that came over
+	Filed    int // messages that the target had already, elsewhere
+	Renamed  int // mailboxes
 	Vanished int
 	Flagged  int
 	Errors   []error // per mailbox; the others went on
@@ -229,14 +237,17 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 	a.progress.plan(pl)
 	defer a.progress.Planned.Store(0)
 	res := &pass{}
-	if a.syncBoxes(ctx, inboxFirst(pl.boxes), res); ctx.Err() != nil {
-		return res, context.Cause(ctx)
+	if err := a.placeAndSync(ctx, pl, res); err != nil {
+		return res, err
 	}
 	if a.client == nil && len(res.Errors) > goneErrors {
 		return res, res.err()
 	}
 	if err := a.removeGone(ctx, pl, res); err != nil {
 		res.Errors = append(res.Errors, err)
+	}
+	if err := a.trimIDs(); err != nil {
+		a.log.Info("ids of messages are not kept", "error", err)
 	}
 	if res.Copied > 0 && res.err() == nil {
 		if err := a.probe(ctx); err != nil {
@@ -413,7 +424,7 @@ func (a *account) reopened() {
 // brokenBy reports errors after which a connection is not to be used again.
 func brokenBy(err error) bool {
 	k := backend.KindOf(err)
-	return k != backend.KindNotFound && k != backend.KindInvalid && k != backend.KindPermission
+	return !errors.Is(err, errAnother) && k != backend.KindNotFound && k != backend.KindInvalid && k != backend.KindPermission
 }
 
 // unchanged reports whether the survey's status proves that nothing changed.

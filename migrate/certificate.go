@@ -29,7 +29,12 @@ type Certificate struct {
 	Reread uint64 `json:"reread"`
 	// Proved counts the messages that the old store was asked for a second time
 	// and that were then equal on the new store's disk.
-	Proved    uint64               `json:"proved"`
+	Proved uint64 `json:"proved"`
+	// Filed counts the messages that moved at the old store while it was followed,
+	// and were filed, in this process, with the octets that the new one had already
+	// of another place; Renamed the mailboxes that were renamed with all they hold.
+	Filed     uint64               `json:"filed,omitempty"`
+	Renamed   int                  `json:"renamed,omitempty"`
 	Mailboxes []MailboxCertificate `json:"mailboxes"`
 	Exception []Exception          `json:"exceptions,omitempty"`
 	// Note says what holds for all of a copy into a foreign store.
@@ -97,7 +102,7 @@ func pauseOf(hold time.Duration, attempts int, reports []backend.Resumption) *Pa
 // certify describes the account as it is now.
 func (a *account) certify(level string) *Certificate {
 	c := &Certificate{User: a.user, Level: level, Grade: "perfect", Namespace: a.namespace, Streamed: a.streamed, Reread: a.rereads,
-		Proved: a.proved}
+		Proved: a.proved, Filed: a.adopted, Renamed: a.renamed}
 	c.Exception = append(slices.Clone(a.planned), a.flags.exceptions()...)
 	a.certifyPOP3(c)
 	a.certifySide(c)

@@ -44,6 +44,7 @@ func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listin
 		cp := &copier{a: a, b: b, l: l, q: newBacklog(l.notAsked(todo)), ctx: ctx, got: newMarks(len(l.entries)), trust: attempt > 1,
 			exact: c.Profile().ExactSizes || c.Profile().GhostBodies}
 		cp.lines = newLines(lctx, a, cp)
+		asked := a.asksIDs()
 		err := cp.run(c)
 		if err != nil {
 			cancel()
@@ -69,7 +70,11 @@ func (a *account) fetch(ctx context.Context, c *remote.Client, b *box, l *listin
 			}
 			return refused
 		})
-		if todo = left; cp.lines.broke && !a.single {
+		if todo = left; asked && !a.asksIDs() {
+			attempt-- // without their ids
+			continue
+		}
+		if cp.lines.broke && !a.single {
 			a.single = true // what it lost was not asked for
 			attempt--
 			continue
@@ -161,6 +166,7 @@ type copier struct {
 	body backend.Body // read, its message not yet complete
 	head headerTee
 	buf  []byte
+	key  idName // of b
 }
 
 // run fetches until nothing is left; between rounds it yields to holds.
@@ -170,7 +176,7 @@ func (cp *copier) run(c *remote.Client) error {
 	cp.client = c
 	defer func() { cp.client = nil }()
 	for {
-		err := c.FetchBodies(cp.ctx, cp, remote.Window{Octets: windowOctets, Commands: windowCommands})
+		err := c.FetchBodies(cp.ctx, cp, remote.Window{Octets: windowOctets, Commands: windowCommands, ContentIDs: cp.a.asksIDs()})
 		cp.drop()
 		if e := cp.puts.flush(); err == nil {
 			err = e
@@ -272,6 +278,7 @@ func (cp *copier) Message(m *remote.Meta) error {
 	if msg.InternalDate.IsZero() {
 		cp.guessDate(&msg)
 	}
+	cp.identify(m, body)
 	cp.got.set(i)
 	cp.a.progress.MessagesDone.Add(1)
 	return cp.puts.add(msg, m.BodySize)
@@ -308,7 +315,10 @@ func (cp *copier) guessDate(msg *backend.ImportMessage) {
 }
 
 // Answered needs nothing: what did not come is asked for again.
-func (cp *copier) Answered(imap.UIDSet, error) error { return cp.puts.failed() }
+func (cp *copier) Answered(_ imap.UIDSet, err error) error {
+	cp.a.refusedIDs(err)
+	return cp.puts.failed()
+}
 
 // putter commits batches of messages while the next ones are read.
 type putter struct {

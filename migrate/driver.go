@@ -349,6 +349,9 @@ func (d *driver) prepare(ctx context.Context) error {
 		}
 		d.acct.pop3, d.acct.side = d.maildrop(), d.sideState()
 		d.acct.another = d.another
+		if d.route.to.Local() {
+			d.acct.ids = newContentIDs(d.idsFile())
+		}
 		d.b.attach(d.user, d.acct.progress)
 	}
 	return nil
@@ -574,6 +577,11 @@ func (d *driver) cleanup() {
 	d.closeReverse()
 	if d.acct != nil {
 		d.acct.close()
+	}
+	if d.move.State == Final && d.acct != nil {
+		if err := d.acct.ids.remove(); err != nil {
+			d.log.Warn("a file that is needed no more is left", "error", err)
+		}
 	}
 	if d.move.State == Flipped { // what is left needs no memory of the mail
 		d.acct.forget()

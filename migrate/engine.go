@@ -409,6 +409,9 @@ func (e *Engine) passed(p *pass, octets int64) {
 	if f := e.opt.Metrics.Octets; f != nil && octets > 0 {
 		f(octets)
 	}
+	if f := e.opt.Metrics.Placed; f != nil && p != nil {
+		f(p.Filed, p.Renamed)
+	}
 	if f := e.opt.Metrics.Messages; f != nil && p != nil {
 		f(p.Copied, p.Vanished, p.Flagged)
 	}

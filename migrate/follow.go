@@ -44,6 +44,9 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 	if sel.UIDValidity != b.validity || sel.HighestModSeq < b.modseq {
 		return false, nil
 	}
+	if a.replaced(b, sel) {
+		return false, errReplaced(b.raw)
+	}
 	if !qresync {
 		if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", ChangedSince: b.modseq}, a.changed(b, ch)); err != nil {
 			return false, err
@@ -69,9 +72,14 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 		return false, err
 	}
 	a.wanted(b, ch.fresh, found)
-	if err := a.fetch(ctx, c, b, ch.fresh, res); err != nil {
+	todo, err := a.unfiled(ctx, b, ch.fresh)
+	if err != nil {
 		return false, err
 	}
+	if err := a.fetch(ctx, c, b, todo, res); err != nil {
+		return false, err
+	}
+	ch.fresh.dropped = todo.dropped
 	d, err := a.imp.Digest(ctx, b.name)
 	if err != nil {
 		return false, err
@@ -227,6 +235,9 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 	if err != nil {
 		return err
 	}
+	if a.stranger(b, d) {
+		return errReplaced(b.raw)
+	}
 	if tooMany(d.removed, d.had) {
 		if err := a.confirmRemoval(ctx, b, d); err != nil {
 			return err
@@ -284,6 +295,9 @@ func (a *account) openBox(ctx context.Context, c *remote.Client, b *box, sel *re
 	if sel.UIDValidity == 0 {
 		return backend.Errorf(backend.KindInvalid, "The old store gives no UIDVALIDITY.", "mailbox %q has no UIDVALIDITY", b.raw)
 	}
+	if a.replaced(b, sel) {
+		return errReplaced(b.raw)
+	}
 	if b.validity != 0 && b.validity != sel.UIDValidity {
 		b.note(Exception{Mailbox: b.shown, What: fmt.Sprintf("UIDVALIDITY changed from %d to %d: copied anew", b.validity, sel.UIDValidity)})
 	}
@@ -305,6 +319,7 @@ type difference struct {
 	gone    imap.UIDSet // at the target only
 	removed int
 	had     int
+	strange int // at both, with another size and another date
 }
 
 // diff merges two ascending streams of UIDs.
@@ -324,6 +339,9 @@ func diff(ctx context.Context, l *listing, imp backend.MailboxImport) (*differen
 			d.gone.AddNum(m.UID)
 			d.removed++
 			continue
+		}
+		if e := &l.entries[i]; e.date != noDate && int64(e.size) != m.Size && l.at(e) != m.InternalDate.Unix() {
+			d.strange++
 		}
 		if e := &l.entries[i]; e.modseq > m.ModSeq || !sameFlags(l.flags(e), m.Flags) {
 			d.flags = append(d.flags, backend.ImportFlags{UID: m.UID, ModSeq: e.modseq, Flags: l.flags(e)})
@@ -385,5 +403,5 @@ func (a *account) seal(ctx context.Context, b *box, sel *remote.Selected, l *lis
 		return fmt.Errorf("seal: %w", err)
 	}
 	b.next, b.modseq, b.firstRecent, b.sealed = next, sel.HighestModSeq, first, true
-	return nil
+	return a.noteObject(b)
 }

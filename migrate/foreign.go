@@ -16,6 +16,9 @@ import (
 // one directory per pair of accounts: a later batch goes on where they stand.
 const foreignDir = ".foreign"
 
+// idsDir holds the files of contentIDs, one per pair of accounts that is followed.
+const idsDir = ".ids"
+
 // foreign checks the targets of a batch, and what only goes with foreign ones.
 func (e *Engine) foreign(spec *BatchSpec) error {
 	own, other := "", ""
@@ -56,7 +59,13 @@ func (d *driver) importer() (backend.Importer, error) {
 }
 
 // mapDir is where the map of this pair of accounts lies.
-func (d *driver) mapDir() string {
+func (d *driver) mapDir() string { return filepath.Join(d.e.opt.Dir, foreignDir, d.pair()) }
+
+// idsFile is where the ids of the messages of this pair of accounts lie.
+func (d *driver) idsFile() string { return filepath.Join(d.e.opt.Dir, idsDir, d.pair()) }
+
+// pair is a file name for this pair of accounts.
+func (d *driver) pair() string {
 	name := func(s *backend.Store) string {
 		if f := d.e.opt.Account; f != nil {
 			n, _ := f(s, d.route.entry.User)
@@ -67,7 +76,7 @@ func (d *driver) mapDir() string {
 	from, to := d.route.from, d.route.to
 	key := strings.Join([]string{from.Name, from.Address, d.route.host, name(from), to.Name, to.Address, name(to)}, "\x00")
 	sum := sha256.Sum256([]byte(key))
-	return filepath.Join(d.e.opt.Dir, foreignDir, hex.EncodeToString(sum[:12]))
+	return hex.EncodeToString(sum[:12])
 }
 
 // configure gives the account what the batch says of copies.

@@ -88,6 +88,7 @@ func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (l
 	for i, p := range group {
 		m := &member{b: &box{planned: p}, l: newListing(&a.flags)}
 		if old := a.boxes[p.name]; old != nil {
+			m.b.object = old.object
 			m.b.validity, m.b.firstRecent, m.b.notes, m.b.reread, m.b.proved = old.validity, old.firstRecent, old.notes, old.reread, old.proved
 		}
 		m.list = &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, Meta: m.l.add}
@@ -155,7 +156,7 @@ func (a *account) stage(ctx context.Context, m *member, res *pass) error {
 	if err != nil {
 		return err
 	}
-	if tooMany(d.removed, d.had) {
+	if tooMany(d.removed, d.had) || a.stranger(m.b, d) {
 		return errLeft
 	}
 	res.Vanished += d.removed
@@ -184,7 +185,7 @@ func (a *account) fetchGroup(ctx context.Context, c *remote.Client, members []*m
 	}
 	err := error(nil)
 	for err == nil && len(src.todo) > 0 {
-		err = c.FetchBodies(ctx, src, remote.Window{Octets: windowOctets, Commands: groupCommands})
+		err = c.FetchBodies(ctx, src, remote.Window{Octets: windowOctets, Commands: groupCommands, ContentIDs: a.asksIDs()})
 		src.leave()
 		if err == nil && len(src.todo) > 0 {
 			err = a.yield(ctx)
@@ -270,4 +271,9 @@ func (g *groupSource) Message(m *remote.Meta) error {
 	return nil
 }
 
-func (g *groupSource) Answered(imap.UIDSet, error) error { return nil }
+func (g *groupSource) Answered(_ imap.UIDSet, err error) error {
+	if g.open != nil {
+		g.open.cp.a.refusedIDs(err)
+	}
+	return nil
+}

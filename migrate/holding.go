@@ -190,7 +190,9 @@ func (d *driver) lastDelta() Event {
 	if d.move.Back {
 		return held(EvSealed, d.reverseDelta(d.hold.ctx))
 	}
+	d.acct.onHold = true
 	p, err := d.acct.sync(d.hold.ctx)
+	d.acct.onHold = false
 	if err == nil {
 		err = p.err()
 	}

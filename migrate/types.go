@@ -199,8 +199,11 @@ type Options struct {
 type Metrics struct {
 	State    func(from, to State)
 	Messages func(copied, vanished, flagged int)
-	Octets   func(n int64)
-	Hold     func(d time.Duration, flipped bool)
+	// Placed tells of messages that were filed without fetching, and of mailboxes that
+	// were renamed.
+	Placed func(filed, renamed int)
+	Octets func(n int64)
+	Hold   func(d time.Duration, flipped bool)
 	// Throttle tells how many users of a store's host may be worked on, of how many.
 	Throttle func(host string, users, most int)
 	// Failed tells why a move failed: a backend.Kind's name, or hold.

@@ -24,7 +24,7 @@ func (c *Client) AskAhead(set imap.UIDSet, octets int64) error {
 		return c.broken
 	}
 	tag := c.conn.nextTag()
-	if _, err := c.conn.w.WriteString(fetchBodies(tag, set)); err != nil {
+	if _, err := c.conn.w.WriteString(fetchBodies(tag, set, c.bodyItems())); err != nil {
 		return err
 	}
 	if c.ahead.flight == nil {

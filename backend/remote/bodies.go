@@ -45,6 +45,9 @@ type MailboxSource interface {
 type Window struct {
 	Octets   int64 // at most; at least 1 MiB is kept on the way; default 4 MiB
 	Commands int   // default 16
+	// ContentIDs asks for the item of that name along with each body, where the
+	// store has one.
+	ContentIDs bool
 }
 
 // leastWindow is kept on the way whatever was measured, startWindow before
@@ -116,6 +119,7 @@ type bodyFetch struct {
 	c       *Client
 	src     BodySource
 	window  Window
+	items   string // beside UID
 	flight  map[string]*request
 	order   []string // tags in the order of sending; stores answer in it
 	octets  int64
@@ -133,7 +137,8 @@ func (c *Client) FetchBodies(ctx context.Context, src BodySource, w Window) erro
 		return c.broken
 	}
 	defer c.conn.link.watch(ctx)()
-	f := &bodyFetch{c: c, src: src, window: w, flight: map[string]*request{}, pace: newPace(c.conn.rtt, w.octets())}
+	c.askIDs = w.ContentIDs
+	f := &bodyFetch{c: c, src: src, items: c.bodyItems(), window: w, flight: map[string]*request{}, pace: newPace(c.conn.rtt, w.octets())}
 	if f.boxes, _ = src.(MailboxSource); f.boxes != nil {
 		if err := c.settle(ctx); err != nil {
 			return err
@@ -167,8 +172,8 @@ func (f *bodyFetch) adopt(a *ahead) {
 	*a = ahead{}
 }
 
-func fetchBodies(tag string, set imap.UIDSet) string {
-	return tag + " UID FETCH " + set.String() + " (UID BODY.PEEK[])\r\n"
+func fetchBodies(tag string, set imap.UIDSet, items string) string {
+	return tag + " UID FETCH " + set.String() + " (UID " + items + ")\r\n"
 }
 
 func remove(tags []string, tag string) []string {
@@ -191,7 +196,7 @@ func (f *bodyFetch) fill() error {
 			return err
 		}
 		tag := f.c.conn.nextTag()
-		if _, err := f.c.conn.w.WriteString(fetchBodies(tag, set)); err != nil {
+		if _, err := f.c.conn.w.WriteString(fetchBodies(tag, set, f.items)); err != nil {
 			return err
 		}
 		f.flight[tag] = &request{set: set, left: octets}

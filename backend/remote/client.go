@@ -35,6 +35,8 @@ type Client struct {
 	bye       *response
 	anomalies int
 	alerts    []string
+	contentID []byte // of the FETCH that is read
+	askIDs    bool   // with bodies; as the last FetchBodies was told
 }
 
 // NewClient takes c over.

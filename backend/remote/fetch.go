@@ -30,6 +30,9 @@ type Meta struct {
 	// Body tells what came for BODY[].
 	Body     BodyState
 	BodySize int64
+	// ContentID is what came for an item of ContentIDs; valid as Meta is. nil:
+	// not told.
+	ContentID []byte
 }
 
 // BodyState tells what a FETCH response had for BODY[].
@@ -193,6 +196,8 @@ func (c *Client) fetchItem(m *Meta, sink bodySink) error {
 		m.ModSeq, err = c.modSeqValue()
 	case itemBody:
 		return c.bodyValue(m, sink)
+	case itemContentID:
+		m.ContentID, err = c.contentIDValue()
 	default:
 		return s.skipValue()
 	}
@@ -209,11 +214,13 @@ const (
 	itemSize
 	itemModSeq
 	itemBody
+	itemContentID
 )
 
 var fetchItems = map[string]fetchItem{
 	"UID": itemUID, "FLAGS": itemFlags, "INTERNALDATE": itemDate, "RFC822.SIZE": itemSize,
 	"MODSEQ": itemModSeq, "BODY": itemBody, "BINARY": itemBody,
+	"EMAILID": itemContentID, "X-GUID": itemContentID, "X-GM-MSGID": itemContentID,
 }
 
 // section reads "[...]" and a "<origin>" behind it; only the whole message is a

@@ -29,6 +29,8 @@ type Selected struct {
 	// Resynced: the store took the QRESYNC parameter, so Changed and Vanished
 	// tell all that changed.
 	Resynced bool
+	// MailboxID is the mailbox's OBJECTID (RFC 8474 4.2), "" where none is told.
+	MailboxID string
 }
 
 // QResync is what we know of a mailbox (RFC 7162 3.2.5).
@@ -147,6 +149,8 @@ func (c *Client) selectCode(sel *Selected, r response) {
 		sel.UIDNext = number32(r.arg)
 	case "HIGHESTMODSEQ":
 		sel.HighestModSeq = number64(r.arg)
+	case "MAILBOXID":
+		sel.MailboxID = strings.Trim(r.arg, "() ")
 	case "NOMODSEQ":
 		sel.HighestModSeq = 0
 	case "PERMANENTFLAGS":

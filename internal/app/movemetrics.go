@@ -10,14 +10,16 @@ import (
 )
 
 // migrationMetrics turns the hooks of the engine of moves into metrics. Label
-// values: state as migrate.State names them; what is copied, vanished, flagged;
+// values: state as migrate.State names them; what is copied, filed, vanished, flagged;
 // result is flipped or aborted.
 func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 	vec := func(name, help, label string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mailferry_migrate_" + name, Help: help}, []string{label})
 	}
 	states := vec("states_total", "Moves that entered a state.", "state")
-	messages := vec("messages_total", "Messages that were copied, vanished or got other flags.", "what")
+	messages := vec("messages_total", "Messages that were copied, filed without fetching, vanished or got other flags.", "what")
+	renamed := prometheus.NewCounter(prometheus.CounterOpts{Name: "mailferry_migrate_mailboxes_renamed_total",
+		Help: "Mailboxes that were renamed with what they hold, as at the old store."})
 	octets := prometheus.NewCounter(prometheus.CounterOpts{Name: "mailferry_migrate_bytes_total", Help: "Bytes of messages that were copied."})
 	holds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "mailferry_migrate_hold_seconds",
 		Help: "How long users were on hold, by result: flipped, aborted.", Buckets: prometheus.ExponentialBuckets(0.01, 2, 11)}, []string{"result"})
@@ -28,7 +30,7 @@ func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 		Help: "Events for a hook, by result: told, failed, dropped."}, []string{"hook", "result"})
 	soaked := vec("soak_total", "What soaks carried: late mail to the new store, changes that the old store followed.", "what")
 	var errs []error
-	for _, c := range []prometheus.Collector{soaked, states, messages, octets, holds, failures, throttles, hooks} {
+	for _, c := range []prometheus.Collector{soaked, states, messages, renamed, octets, holds, failures, throttles, hooks} {
 		errs = append(errs, r.Register(c))
 	}
 	return migrate.Metrics{
@@ -41,6 +43,10 @@ func migrationMetrics(r prometheus.Registerer) (migrate.Metrics, error) {
 		Soak: func(late, followed int) {
 			soaked.WithLabelValues("late").Add(float64(late))
 			soaked.WithLabelValues("followed").Add(float64(followed))
+		},
+		Placed: func(filed, boxes int) {
+			messages.WithLabelValues("filed").Add(float64(filed))
+			renamed.Add(float64(boxes))
 		},
 		Failed:   func(reason string) { failures.WithLabelValues(reason).Inc() },
 		Throttle: func(host string, users, _ int) { throttles.WithLabelValues(host).Set(float64(users)) },
