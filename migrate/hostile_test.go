@@ -40,6 +40,7 @@ type hostileBox struct {
 	validity int
 	next     int
 	modseq   int
+	object   string // MAILBOXID
 	msgs     []*hostileMsg
 }
 
@@ -49,6 +50,7 @@ type hostileMsg struct {
 	size        int // announced; 0: the true one
 	body        string
 	nobody      bool // NIL
+	id          string
 }
 
 func startHostile(t *testing.T, h *hostile) *hostile {
@@ -182,6 +184,9 @@ func (h *hostile) answer(line string, sel **hostileBox) (out []string) {
 		}
 		out = append(out, fmt.Sprintf("* %d EXISTS", len((*sel).msgs)), fmt.Sprintf("* OK [UIDVALIDITY %d] v", (*sel).validity),
 			fmt.Sprintf("* OK [UIDNEXT %d] n", (*sel).next), modseq("* OK [HIGHESTMODSEQ %d] m", (*sel).modseq))
+		if o := (*sel).object; o != "" {
+			out = append(out, "* OK [MAILBOXID ("+o+")] o")
+		}
 	case "UID":
 		out = (*sel).fetch(rest)
 	case "LSUB", "NOOP", "LOGOUT", "NAMESPACE":
@@ -222,14 +227,18 @@ func (b *hostileBox) fetch(rest string) (out []string) {
 		if size == 0 {
 			size = len(msg.body)
 		}
+		id := ""
+		if strings.Contains(m[2], "X-GUID") && msg.id != "" {
+			id = " X-GUID " + msg.id
+		}
 		switch {
 		case !strings.Contains(m[2], "BODY"):
-			out = append(out, fmt.Sprintf(`* %d FETCH (UID %d FLAGS (%s) INTERNALDATE "%s" RFC822.SIZE %d%s)`, i+1, msg.uid, msg.flags, msg.date,
-				size, modseq(" MODSEQ (%d)", b.modseq)))
+			out = append(out, fmt.Sprintf(`* %d FETCH (UID %d FLAGS (%s) INTERNALDATE "%s" RFC822.SIZE %d%s%s)`, i+1, msg.uid, msg.flags, msg.date,
+				size, modseq(" MODSEQ (%d)", b.modseq), id))
 		case msg.nobody:
 			out = append(out, fmt.Sprintf(`* %d FETCH (UID %d BODY[] NIL)`, i+1, msg.uid))
 		default:
-			out = append(out, fmt.Sprintf("* %d FETCH (UID %d BODY[] {%d}\r\n%s)", i+1, msg.uid, len(msg.body), msg.body))
+			out = append(out, fmt.Sprintf("* %d FETCH (UID %d%s BODY[] {%d}\r\n%s)", i+1, msg.uid, id, len(msg.body), msg.body))
 		}
 	}
 	return out

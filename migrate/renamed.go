@@ -151,15 +151,20 @@ func (a *account) renames(ctx context.Context, pl *plan, res *pass) error {
 	}
 	var moves []backend.ImportRename
 	to := make(map[backend.MailboxName]planned)
-	for _, p := range appeared {
-		h, ok, err := a.former(ctx, p, gone)
+	for i := 0; i < len(appeared); i++ {
+		p := appeared[i]
+		h, ok, err := a.former(ctx, p, have, gone)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			continue
 		}
+		if _, ok := gone[h.Name]; !ok { // another one has its name already
+			appeared = append(appeared, pl.named(h.Name)...)
+		}
 		delete(gone, h.Name)
+		delete(have, h.Name)
 		if h.Name == p.name { // it was there all along
 			delete(a.suspect, p.name)
 			continue
@@ -205,12 +210,26 @@ func (a *account) unplaced(pl *plan, have map[backend.MailboxName]heldBox) (appe
 	return appeared, gone
 }
 
-// former finds the mailbox that p was.
-func (a *account) former(ctx context.Context, p planned, gone map[backend.MailboxName]heldBox) (h heldBox, ok bool, err error) {
+// named is the mailbox of a name.
+func (pl *plan) named(name backend.MailboxName) []planned {
+	i := slices.IndexFunc(pl.boxes, func(p planned) bool { return p.name == name })
+	if i < 0 {
+		return nil
+	}
+	return pl.boxes[i : i+1]
+}
+
+// former finds the mailbox that p was: one of those that are gone, or that an
+// OBJECTID shows to have left its name to another.
+func (a *account) former(ctx context.Context, p planned, have, gone map[backend.MailboxName]heldBox) (h heldBox, ok bool, err error) {
 	var may []heldBox
-	for _, g := range gone {
+	for _, g := range have {
 		s := p.status
-		if g.UIDValidity == s.UIDValidity && (s.UIDNext == 0 || g.next <= s.UIDNext) && (s.HighestModSeq == 0 || g.modseq <= s.HighestModSeq) {
+		if _, left := gone[g.Name]; !left && (g.object == idHash{}) {
+			continue
+		}
+		if g.count > 0 && g.UIDValidity == s.UIDValidity && (s.UIDNext == 0 || g.next <= s.UIDNext) &&
+			(s.HighestModSeq == 0 || g.modseq <= s.HighestModSeq) {
 			may = append(may, g)
 		}
 	}
@@ -223,7 +242,10 @@ func (a *account) former(ctx context.Context, p planned, gone map[backend.Mailbo
 	}
 	object := hashID([]byte(sel.MailboxID))
 	known := func(g heldBox) bool { return g.object != idHash{} && object != idHash{} }
-	may = slices.DeleteFunc(may, func(g heldBox) bool { return known(g) && g.object != object })
+	may = slices.DeleteFunc(may, func(g heldBox) bool {
+		_, left := gone[g.Name]
+		return known(g) && g.object != object || !known(g) && !left
+	})
 	var found []heldBox
 	for _, g := range may {
 		same, err := a.resembles(ctx, l, g, known(g))
