@@ -345,4 +345,3 @@ func TestCrashesAroundRenames(t *testing.T) {
 		}
 	}
 }
-
