@@ -53,7 +53,7 @@ type origin struct {
 // them are fetched and compared. One that differs ends the use of the ids.
 func (a *account) adopt(ctx context.Context, pl *plan, res *pass) error {
 	a.filed = nil
-	if a.ids == nil || a.ordered || a.filter != nil || len(a.boxes) == 0 {
+	if a.ids == nil || a.lostIDs.Load() || a.ordered || a.filter != nil || len(a.boxes) == 0 {
 		return nil
 	}
 	if empty, err := a.ids.empty(); empty || err != nil {
@@ -84,11 +84,12 @@ func (a *account) adopt(ctx context.Context, pl *plan, res *pass) error {
 	return nil
 }
 
-// withoutIDs goes on when the file of ids fails: everything is fetched.
+// withoutIDs goes on when the file of ids fails: everything is fetched. It
+// returns nil.
 func (a *account) withoutIDs(err error) error {
 	if err != nil {
 		a.log.Warn("ids of messages cannot be kept: what moves is fetched again", "error", err)
-		a.ids = nil
+		a.lostIDs.Store(true)
 	}
 	return nil
 }
@@ -440,7 +441,7 @@ func setOfStrays(list []stray) (set imap.UIDSet) {
 }
 
 // asksIDs reports whether the ids of messages are asked for with their bodies.
-func (a *account) asksIDs() bool { return a.ids != nil && !a.noIDs.Load() }
+func (a *account) asksIDs() bool { return a.ids != nil && !a.noIDs.Load() && !a.lostIDs.Load() }
 
 // refusedIDs takes the error of a FETCH: a store that does not know the item
 // refuses its syntax.
@@ -459,14 +460,13 @@ func (cp *copier) identify(m *remote.Meta, body backend.Body) {
 		cp.key = nameOf(cp.b.name, cp.b.validity)
 	}
 	if err := cp.a.ids.add(cp.key, hashID(m.ContentID), m.UID, body.Digest(), false); err != nil {
-		cp.a.noIDs.Store(true)
-		cp.a.log.Warn("ids of messages cannot be kept: what moves is fetched again", "error", err)
+		_ = cp.a.withoutIDs(err) // it is nil
 	}
 }
 
 // noteObject keeps the OBJECTID of a mailbox over a restart.
 func (a *account) noteObject(b *box) error {
-	if a.ids == nil {
+	if a.ids == nil || a.lostIDs.Load() {
 		return nil
 	}
 	return a.withoutIDs(a.ids.note(nameOf(b.name, b.validity), b.object))

@@ -27,7 +27,13 @@ type served struct {
 
 func serveOwn(t testing.TB) *served {
 	t.Helper()
-	s := &served{store: ownStore(t)}
+	return serveIMAP(t, ownStore(t))
+}
+
+// serveIMAP lets anybody in.
+func serveIMAP(t testing.TB, st *store.Store) *served {
+	t.Helper()
+	s := &served{store: st}
 	var err error
 	s.server, err = imapd.New(imapd.Options{Store: s.store, ClearLogin: true,
 		Authenticate: func(_ context.Context, name string, _ backend.Secret) (string, error) { return name, nil }})

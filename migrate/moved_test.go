@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/emersion/go-imap/v2"
@@ -229,7 +230,7 @@ var errCrash = errors.New("crashed")
 // the change was made.
 type crashing struct {
 	backend.Importer
-	at    int
+	at    atomic.Int64
 	after bool
 }
 
@@ -245,10 +246,10 @@ type crashingBox struct {
 }
 
 func (c *crashing) do(fn func() error) error {
-	switch c.at--; {
-	case c.at < -1, c.at == -1 && !c.after:
+	switch at := c.at.Add(-1); {
+	case at < -1, at == -1 && !c.after:
 		return errCrash
-	case c.at == -1:
+	case at == -1:
 		if err := fn(); err != nil {
 			return err
 		}
@@ -326,7 +327,9 @@ func TestCrashesAroundRenames(t *testing.T) {
 			inbox.move(b, 1, 15)
 			c.name = "Z"
 			h.boxes = append(h.boxes, named("B/C", 10, 3, 400))
-			second := open(&crashing{Importer: own.Importer(), at: at, after: after})
+			dying := &crashing{Importer: own.Importer(), after: after}
+			dying.at.Store(int64(at))
+			second := open(dying)
 			p, err := second.sync(t.Context())
 			if err == nil {
 				err = p.err()

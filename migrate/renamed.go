@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/emersion/go-imap/v2"
@@ -32,7 +33,10 @@ type placing struct {
 	filed   map[backend.MailboxName]imap.UIDSet // in this pass, without fetching
 	adopted uint64                              // messages that were filed without fetching
 	renamed int                                 // mailboxes that were renamed with what they hold
-	suspect map[backend.MailboxName]bool        // names that have another mailbox now
+	lostIDs atomic.Bool                         // their file failed
+
+	suspecting sync.Mutex
+	suspect    map[backend.MailboxName]bool // names that have another mailbox now; guarded by suspecting while mailboxes are brought over
 }
 
 // placeAndSync brings all mailboxes up to date, a second time those that turned
@@ -87,6 +91,8 @@ func (a *account) replaced(b *box, sel *remote.Selected) bool {
 }
 
 func (a *account) suspected(b *box) {
+	a.suspecting.Lock() // mailboxes are brought over side by side
+	defer a.suspecting.Unlock()
 	if a.suspect == nil {
 		a.suspect = make(map[backend.MailboxName]bool)
 	}
