@@ -34,6 +34,10 @@ func servePOP3(t *testing.T, msgs []popMessage) (port int) {
 				word, arg, _ := strings.Cut(in.Text(), " ")
 				n := 0
 				fmt.Sscan(arg, &n)
+				if word == "CAPA" {
+					fmt.Fprintf(c, "-ERR what?\r\n")
+					continue
+				}
 				fmt.Fprintf(c, "+OK\r\n")
 				switch word {
 				case "UIDL", "LIST":
