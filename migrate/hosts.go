@@ -48,6 +48,8 @@ type host struct {
 type visitor struct {
 	open   atomic.Int32 // connections
 	urgent atomic.Bool  // the user is on hold
+
+	giveWay func() // of one who only keeps a copy hot, until it is called; guarded by the host's mu
 }
 
 // linesOf bounds the connections of all migrations to one host of a store.
@@ -150,7 +152,8 @@ func (p *place) dial(ctx context.Context, network, addr string) (net.Conn, error
 // enter waits for a connection to be free. A move that has one may take the last
 // one as well, which others leave free, where there are few one more than the
 // limit: so nobody waits for a second connection while all are held by those who
-// wait.
+// wait. Hot copies give way to whoever else waits: they would hold their
+// connections for as long as nothing changes.
 func (h *host) enter(ctx context.Context, v *visitor) error {
 	for {
 		h.mu.Lock()
@@ -159,6 +162,9 @@ func (h *host) enter(ctx context.Context, v *visitor) error {
 			h.takeLocked(v)
 			h.mu.Unlock()
 			return nil
+		}
+		if again.IsZero() && v.giveWay == nil {
+			h.clearLocked()
 		}
 		changed := h.changed
 		h.mu.Unlock()
@@ -214,14 +220,41 @@ func (h *host) wake() {
 	h.changed = make(chan struct{})
 }
 
+// keepsHot notes that v only keeps a copy hot, so that others come first: giveWay
+// is called once, with h locked, when somebody waits for what v holds. A nil
+// giveWay ends that.
+func (h *host) keepsHot(v *visitor, giveWay func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v.giveWay = giveWay
+	h.wake() // who waits may ask v
+}
+
+// clearLocked asks the hot copy that came last to give way.
+func (h *host) clearLocked() {
+	for _, v := range slices.Backward(h.working) {
+		if v.giveWay != nil {
+			v.giveWay()
+			v.giveWay = nil
+			return
+		}
+	}
+}
+
 // tooMany reports that v has to rest: so many users are too many for the host now,
-// and v came late.
+// and v came late. If there are hot copies among them, one is asked to give way.
 func (h *host) tooMany(v *visitor) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	users, _ := h.throttle.allowed()
 	i := slices.Index(h.working, v)
-	return i >= users && !v.urgent.Load()
+	if i < users || v.urgent.Load() {
+		return false
+	}
+	if v.giveWay == nil {
+		h.clearLocked()
+	}
+	return true
 }
 
 // rest waits as long as tooMany holds.

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -120,18 +121,17 @@ func newFollowers(ctx context.Context) *followers {
 }
 
 // keep follows d's user, who was copied, until cool or close; within what the
-// source may get of connections. The driver is the follower's from here on.
+// source may get of connections, and only while nobody else waits for one. The
+// driver is the follower's from here on.
 func (f *followers) keep(d *driver) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.run[d.user] != nil || len(f.run) >= hotMost || d.route.from == nil || f.ctx.Err() != nil {
 		return
 	}
-	room := d.e.hosts.further(d.host(), &d.visitor)
-	if room == nil {
+	if !d.roomForHot() {
 		return
 	}
-	room.leave() // a pass takes it
 	ctx, stop := context.WithCancel(f.ctx)
 	w := &follower{stop: stop, done: make(chan struct{})}
 	f.run[d.user] = w
@@ -140,17 +140,42 @@ func (f *followers) keep(d *driver) {
 		defer d.acct.close()
 		d.log.Info("the copy is kept hot")
 		for wait := d.e.timing.BackOff; ctx.Err() == nil; wait = min(2*wait, 64*d.e.timing.BackOff) {
-			if err := d.acct.stayHot(ctx, hotPoll); ctx.Err() == nil {
-				d.log.Info("a hot copy has to wait", "error", err)
+			if d.roomForHot() {
+				if err := d.stayHot(ctx); ctx.Err() == nil {
+					d.log.Info("a hot copy has to wait", "error", err)
+				}
 			}
-			t := time.NewTimer(wait)
-			select {
-			case <-t.C:
-			case <-ctx.Done():
-			}
-			t.Stop()
+			await(ctx, nil, time.Now().Add(wait))
 		}
 	})
+}
+
+// errGivesWay ends a hot copy for which there is no room any more.
+var errGivesWay = errors.New("others wait for its connection")
+
+// stayHot follows the user until ctx ends, an error, or somebody waits for the
+// connection.
+func (d *driver) stayHot(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	d.host().keepsHot(&d.visitor, func() { end(errGivesWay) })
+	defer d.host().keepsHot(&d.visitor, nil)
+	err := d.acct.stayHot(ctx, hotPoll)
+	d.acct.drop()
+	if context.Cause(ctx) == errGivesWay {
+		return errGivesWay
+	}
+	return err
+}
+
+// roomForHot reports whether a connection more would be in nobody's way.
+func (d *driver) roomForHot() bool {
+	room := d.e.hosts.further(d.host(), &d.visitor)
+	if room == nil {
+		return false
+	}
+	room.leave() // a pass takes it
+	return true
 }
 
 // cool ends following a user and waits for it, before anybody else touches the
