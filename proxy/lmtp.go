@@ -41,7 +41,9 @@ func (p *Proxy) ServeLMTP(l net.Listener) error {
 	if p.o.TLS != nil {
 		srv.TLSConfig = p.tlsFor(&protocol{alpn: "lmtp"})
 	}
-	if !p.lmtp.add(srv, l) {
+	serving := &lmtpServer{Server: srv, l: l, ended: make(chan struct{})}
+	defer close(serving.ended)
+	if !p.lmtp.add(serving) {
 		l.Close()
 		return nil
 	}
@@ -51,7 +53,7 @@ func (p *Proxy) ServeLMTP(l net.Listener) error {
 	return nil
 }
 
-func (s *lmtpServers) add(srv *smtp.Server, l net.Listener) bool {
+func (s *lmtpServers) add(srv *lmtpServer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stopping {
@@ -73,6 +75,10 @@ func (s *lmtpServers) shutdown(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, srv := range servers {
 		wg.Go(func() {
+			// go-smtp would count connections while it waits for them to end, and
+			// not close a listener that it does not serve yet.
+			srv.l.Close()
+			<-srv.ended
 			if srv.Shutdown(ctx) != nil {
 				srv.Close()
 			}

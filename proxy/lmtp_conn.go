@@ -16,8 +16,15 @@ import (
 type lmtpServers struct {
 	mu       sync.Mutex
 	stopping bool
-	servers  []*smtp.Server
+	servers  []*lmtpServer
 	conns    map[*lmtpConn]struct{}
+}
+
+// lmtpServer serves one listener.
+type lmtpServer struct {
+	*smtp.Server
+	l     net.Listener
+	ended chan struct{} // closed when nothing is accepted any more
 }
 
 // lmtpListener gives each connection its record.
