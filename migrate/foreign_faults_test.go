@@ -238,17 +238,18 @@ func TestForeignFaults(t *testing.T) {
 // TestForeignFlagsOfDoubts copies into a target that keeps messages, loses their
 // flags and does not say that it has them, as a store does that dies while it
 // files: what is found there again gets its flags, and keeps those that its
-// owner has set meanwhile.
+// owner has set meanwhile, but not the keyword that a killed Dovecot calls a
+// letter whose name it has not written down.
 func TestForeignFlagsOfDoubts(t *testing.T) {
 	t.Parallel()
 	src, m := startMem(t, 1, 0), startTarget(t, imap.CapUIDPlus)
-	src.store.Name = "from"
+	src.store.Name, m.store.Type = "from", backend.StoreDovecot
 	for n := range 12 {
 		src.deliver(t, "u00", "INBOX", fmt.Sprint("flagged ", n)) // \Flagged
 	}
 	m.fault = func(n int, _ string, o *imap.AppendOptions) (bool, error) {
 		if n%3 == 1 {
-			o.Flags = []imap.Flag{imap.FlagSeen}
+			o.Flags = []imap.Flag{imap.FlagSeen, "unknown-0", "unknown-to-me"}
 		}
 		return true, nil
 	}
@@ -271,7 +272,7 @@ func TestForeignFlagsOfDoubts(t *testing.T) {
 	if _, err := c.Examine(context.Background(), "INBOX", remote.SelectOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	flagged, seen := 0, 0
+	flagged, seen, owners, madeUp := 0, 0, 0, 0
 	if _, err := c.FetchMeta(context.Background(), remote.FetchMeta{UIDs: "1:*"}, func(m *remote.Meta) error {
 		for _, f := range m.Flags { // the target in memory gives them in small letters
 			switch strings.ToLower(string(f)) {
@@ -279,14 +280,21 @@ func TestForeignFlagsOfDoubts(t *testing.T) {
 				flagged++
 			case `\seen`:
 				seen++
+			case "unknown-to-me":
+				owners++
+			case "unknown-0":
+				madeUp++
 			}
 		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if flagged != 12 || seen == 0 {
-		t.Errorf("%d of 12 messages have their flag; %d of those in doubt have the owner's", flagged, seen)
+	if flagged != 12 || seen == 0 || owners != seen {
+		t.Errorf("%d of 12 messages have their flag; %d and %d of those in doubt have the owner's", flagged, seen, owners)
+	}
+	if madeUp > 0 {
+		t.Errorf("%d messages have a keyword that nobody set", madeUp)
 	}
 }
 

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -133,12 +134,21 @@ func (c *Client) SelectEach(ctx context.Context, raws []string) ([]*Selected, er
 	return out, nil
 }
 
-// FlagStore sets the flags of messages of the selected mailbox.
+// FlagChange is what a STORE does with the flags that it names.
+type FlagChange string
+
+// ReplaceFlags puts them in the place of those that are there.
+const (
+	ReplaceFlags FlagChange = "FLAGS.SILENT"
+	AddFlags     FlagChange = "+FLAGS.SILENT"
+	RemoveFlags  FlagChange = "-FLAGS.SILENT"
+)
+
+// FlagStore changes the flags of messages of the selected mailbox.
 type FlagStore struct {
-	UIDs  imap.UIDSet
-	Flags []imap.Flag
-	// Add: beside those that are there; else in their place.
-	Add bool
+	UIDs   imap.UIDSet
+	Change FlagChange // empty: ReplaceFlags
+	Flags  []imap.Flag
 }
 
 // StoreFlags changes flags in one round trip; errs says of each what the store
@@ -150,11 +160,7 @@ func (c *Client) StoreFlags(ctx context.Context, changes []FlagStore) (errs []er
 		for j, f := range ch.Flags {
 			names[j] = string(f)
 		}
-		item := "FLAGS.SILENT"
-		if ch.Add {
-			item = "+FLAGS.SILENT"
-		}
-		cmds[i] = command{text(fmt.Sprintf("UID STORE %s %s (%s)", ch.UIDs, item, strings.Join(names, " ")))}
+		cmds[i] = command{text(fmt.Sprintf("UID STORE %s %s (%s)", ch.UIDs, cmp.Or(ch.Change, ReplaceFlags), strings.Join(names, " ")))}
 	}
 	return c.inTurn(ctx, cmds)
 }

@@ -57,7 +57,7 @@ func (b *mailbox) expunge(ctx context.Context, dst imap.UIDSet) error {
 			b.i.note(backend.ImportNote{Mailbox: b.name, What: "the target cannot expunge single messages (UIDPLUS): they are marked \\Deleted"})
 		}
 		for part := range chunks(dst) {
-			errs, err := c.StoreFlags(ctx, []remote.FlagStore{{UIDs: part, Flags: []imap.Flag{imap.FlagDeleted}, Add: true}})
+			errs, err := c.StoreFlags(ctx, []remote.FlagStore{{UIDs: part, Change: remote.AddFlags, Flags: []imap.Flag{imap.FlagDeleted}}})
 			if err != nil {
 				return err
 			}

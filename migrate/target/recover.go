@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,31 +120,32 @@ func match(doubts []record, unknown []stray, read map[imap.UID]content) map[int]
 	return at
 }
 
-// giveFlags adds the flags that messages were sent with and do not have. Flags
-// beyond those are their owner's, who may have seen them by now. Callers hold
-// i.mu.
+// giveFlags adds the flags that messages were sent with and do not have, and takes
+// away those that the target made up. Flags beyond those are their owner's, who may
+// have seen them by now. Callers hold i.mu.
 func (b *mailbox) giveFlags(ctx context.Context, c *remote.Client, doubts []record, unknown []stray, at map[int]int) error {
 	stores := make(map[string]*remote.FlagStore)
-	for k, n := range at {
-		var lost []imap.Flag
-		for _, f := range b.allowed(imap.UID(doubts[k].src), b.m.flagsOf(doubts[k].flags)) {
-			if !slices.ContainsFunc(unknown[n].flags, func(g imap.Flag) bool { return strings.EqualFold(string(f), string(g)) }) {
-				lost = append(lost, f)
-			}
+	change := func(uid imap.UID, how remote.FlagChange, flags []imap.Flag) {
+		if len(flags) == 0 {
+			return
 		}
-		if len(lost) == 0 {
-			continue
-		}
-		key := fmt.Sprint(lost)
+		key := fmt.Sprint(how, flags)
 		if stores[key] == nil {
-			stores[key] = &remote.FlagStore{Flags: lost, Add: true}
+			stores[key] = &remote.FlagStore{Change: how, Flags: flags}
 		}
-		stores[key].UIDs.AddNum(unknown[n].uid)
+		stores[key].UIDs.AddNum(uid)
+	}
+	for k, n := range at {
+		sent, has := b.allowed(imap.UID(doubts[k].src), b.m.flagsOf(doubts[k].flags)), unknown[n].flags
+		change(unknown[n].uid, remote.AddFlags, without(sent, has))
+		if c.Profile().Type == backend.StoreDovecot {
+			change(unknown[n].uid, remote.RemoveFlags, slices.DeleteFunc(without(has, sent), func(f imap.Flag) bool { return !madeUp(f) }))
+		}
 	}
 	var cmds []remote.FlagStore
 	for _, key := range slices.Sorted(maps.Keys(stores)) {
 		for part := range chunks(stores[key].UIDs) {
-			cmds = append(cmds, remote.FlagStore{UIDs: part, Flags: stores[key].Flags, Add: true})
+			cmds = append(cmds, remote.FlagStore{UIDs: part, Change: stores[key].Change, Flags: stores[key].Flags})
 		}
 	}
 	if len(cmds) == 0 {
@@ -160,6 +162,26 @@ func (b *mailbox) giveFlags(ctx context.Context, c *remote.Client, doubts []reco
 		}
 	}
 	return nil
+}
+
+// without are the flags that are not in other; case does not matter (RFC 9051,
+// 2.3.2).
+func without(flags, other []imap.Flag) (out []imap.Flag) {
+	for _, f := range flags {
+		if !slices.ContainsFunc(other, func(g imap.Flag) bool { return strings.EqualFold(string(f), string(g)) }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// madeUp reports a keyword of Dovecot's own. Its maildir writes messages, with a
+// letter for each keyword in the file's name, before the names of the keywords: if
+// it is killed between them, it calls the letter unknown-N from then on.
+func madeUp(f imap.Flag) bool {
+	n, ok := strings.CutPrefix(string(f), "unknown-")
+	_, err := strconv.Atoi(n)
+	return ok && err == nil
 }
 
 // settleTime lets the target finish what a broken connection had sent: an
