@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,19 +19,25 @@ import (
 	"mailferry/store"
 )
 
-// storeIn opens our store in a directory that an earlier process may have left.
-func storeIn(t testing.TB, dir string) *store.Store {
+// openStore opens our store in a directory that an earlier process may have left.
+func openStore(t testing.TB, dir string) (st *store.Store, end func()) {
 	t.Helper()
 	n, err := cluster.Open(cluster.Options{NodeID: 1, Dir: dir, Shards: 2, Machine: store.NewMachine(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.New(store.Options{Engine: n})
-	if err != nil {
+	if st, err = store.New(store.Options{Engine: n}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close(); n.Close(context.Background()) })
-	return s
+	return st, func() { st.Close(); n.Close(context.Background()) }
+}
+
+// storeIn is openStore up to the test's end.
+func storeIn(t testing.TB, dir string) *store.Store {
+	t.Helper()
+	st, end := openStore(t, dir)
+	t.Cleanup(end)
+	return st
 }
 
 // killedFollower is what the child of TestKillsAroundRenames follows.
@@ -49,7 +57,7 @@ func TestKilledFollowerChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	from := storeAt(t, backend.StoreDovecot, k.From, backend.Login{Mode: backend.LoginMaster, User: "master", Secret: backend.Secret(k.Secret)})
-	e, err := New(Options{Dir: k.Engine, Importer: storeIn(t, k.Store).Importer(), Placements: newFakePlacements(), Timing: Timing{BackOff: time.Millisecond},
+	e, err := New(Options{Dir: k.Engine, Importer: storeIn(t, k.Store).Importer(), Placements: newFakePlacements(), Timing: Timing{BackOff: time.Millisecond}, NoResume: true,
 		Stores: map[string]*backend.Store{"old": from, "home": {Name: "home", Type: backend.StoreLocal}},
 		Lookup: func(_ context.Context, user string) (backend.Entry, error) {
 			return backend.Entry{User: user, Directory: "d", Store: "old", CheckPassword: true}, nil
@@ -57,6 +65,7 @@ func TestKilledFollowerChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	fmt.Println(followerRuns)
 	for { // until it is killed
 		id := start(t, e, BatchSpec{Users: []string{"anna"}, CopyOnly: true, Attempts: 100, POP3: POP3Never, Reread: -1})
 		if st := waitUpTo(t, e, id, killedLimit); st.Users[0].State != Ready {
@@ -65,12 +74,15 @@ func TestKilledFollowerChild(t *testing.T) {
 	}
 }
 
+// followerRuns is what the child says when it begins.
+const followerRuns = "follower runs"
+
 // TestKillsAroundRenames kills the engine and our store with it (kill -9) at
 // random moments while the owner renames, swaps and moves: nothing is lost,
 // doubled or mixed.
 func TestKillsAroundRenames(t *testing.T) {
 	trials := 8
-	if os.Getenv("SOAK") != "" {
+	if mailtest.Soaking() {
 		trials = 100
 	}
 	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{})
@@ -95,8 +107,8 @@ func TestKillsAroundRenames(t *testing.T) {
 	rnd := mailtest.Rand(t)
 	for trial := range trials {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestKilledFollowerChild$")
-		var said bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &said, &said
+		said := &runningOutput{runs: make(chan struct{})}
+		cmd.Stdout, cmd.Stderr = said, said
 		cmd.Env = append(os.Environ(), "KILLED_FOLLOWER="+string(order))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -107,8 +119,13 @@ func TestKillsAroundRenames(t *testing.T) {
 			select {
 			case <-time.After(time.Duration(rnd.Int64N(int64(300 * time.Millisecond)))):
 			case err := <-ended:
-				t.Fatalf("trial %d: the engine ended by itself: %v\n%s", trial, err, said.String())
+				t.Fatalf("trial %d: the engine ended by itself: %v\n%s", trial, err, said.text.String())
 			}
+		}
+		select {
+		case <-said.runs:
+		case <-ended:
+			t.Fatalf("trial %d: the engine does not start\n%s", trial, said.text.String())
 		}
 		pause()
 		f.change(trial)
@@ -125,6 +142,22 @@ func TestKillsAroundRenames(t *testing.T) {
 	f.open()
 	synced(t, f.a)
 	f.judged()
+}
+
+// runningOutput collects what a child says until it has ended. It closes runs when
+// the child says that it runs.
+type runningOutput struct {
+	text bytes.Buffer
+	runs chan struct{}
+	once sync.Once
+}
+
+func (o *runningOutput) Write(b []byte) (int, error) {
+	n, err := o.text.Write(b)
+	if bytes.Contains(o.text.Bytes(), []byte(followerRuns)) {
+		o.once.Do(func() { close(o.runs) })
+	}
+	return n, err
 }
 
 // change is what the owner does next.

@@ -153,6 +153,20 @@ func (c *Cyrus) setPasswords(t testing.TB, password string, users ...string) {
 	}
 }
 
+// Forget removes a user's mail, in which no session may be open, and makes a new
+// INBOX.
+func (c *Cyrus) Forget(t testing.TB, user string) {
+	t.Helper()
+	conn := DialIMAP(t, c.IMAP)
+	defer conn.Close()
+	conn.Login(c.Admin, c.AdminPassword)
+	inbox := Quote("user" + c.Separator + user)
+	conn.Cmd("SETACL %s %s lrswipkxtecda", inbox, c.Admin)
+	conn.Cmd("DELETE %s", inbox)
+	conn.Cmd("CREATE %s", inbox)
+	conn.Cmd("LOGOUT")
+}
+
 // createInboxes is the administrator's part of a new user.
 func (c *Cyrus) createInboxes(t testing.TB, users []string) {
 	t.Helper()

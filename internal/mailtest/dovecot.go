@@ -2,6 +2,7 @@ package mailtest
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -107,8 +108,27 @@ func (d *Dovecot) Stop() { d.d.stop() }
 // Kill ends all its processes at once, without warning.
 func (d *Dovecot) Kill() { d.d.kill() }
 
-// Start runs a stopped server again.
-func (d *Dovecot) Start(t testing.TB) { t.Helper(); d.d.start(t) }
+// Start runs a stopped server again. It removes lock files first, as an
+// administrator does who knows that nobody holds them: for one that a killed
+// process has not written its number into, Dovecot waits two minutes, in silence.
+func (d *Dovecot) Start(t testing.TB) {
+	t.Helper()
+	_ = filepath.WalkDir(d.MailDir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && strings.HasSuffix(path, ".lock") {
+			_ = os.Remove(path)
+		}
+		return nil
+	})
+	d.d.start(t)
+}
+
+// Forget removes a user's mail, in which no session may be open.
+func (d *Dovecot) Forget(t testing.TB, user string) {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(d.MailDir, user)); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // Doveadm runs doveadm against this instance and returns what it prints.
 func (d *Dovecot) Doveadm(t testing.TB, args ...string) string {

@@ -12,9 +12,9 @@ import (
 // that repeat random operations do more of them then.
 func Soaking() bool { return os.Getenv("SOAK") == "1" }
 
-// Rand is a source of random numbers whose seed is printed, and taken from
-// SEED in the environment when it is there, so that a failure can be had again.
-func Rand(t testing.TB) *rand.Rand {
+// Seed is SEED of the environment or, without one, a new number; it is logged,
+// so that a failure can be had again.
+func Seed(t testing.TB) uint64 {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("SEED"); s != "" {
@@ -25,5 +25,11 @@ func Rand(t testing.TB) *rand.Rand {
 		seed = n
 	}
 	t.Logf("SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return seed
+}
+
+// Rand is a source of random numbers that begins with Seed.
+func Rand(t testing.TB) *rand.Rand {
+	t.Helper()
+	return rand.New(rand.NewPCG(Seed(t), 0))
 }

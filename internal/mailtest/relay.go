@@ -3,6 +3,7 @@ package mailtest
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,7 @@ type Relay struct {
 	delay   [2]time.Duration
 	cut     [2]int64         // octets that still pass; -1: no limit
 	flowing [2]chan struct{} // closed: octets pass
+	marks   [2][]mark
 	conns   map[net.Conn]bool
 }
 
@@ -70,6 +72,20 @@ func (r *Relay) Delay(d Direction, by time.Duration) { r.with(func() { r.delay[d
 // connections, and then cuts the connection that carries the next one. This
 // happens once; a negative n withdraws it.
 func (r *Relay) CutAfter(d Direction, n int64) { r.with(func() { r.cut[d] = n }) }
+
+// mark is an octet to wait for.
+type mark struct {
+	at     int64 // of octets
+	passed chan struct{}
+}
+
+// Passed is closed when n further octets have passed in a direction, counted
+// over all connections.
+func (r *Relay) Passed(d Direction, n int64) <-chan struct{} {
+	passed := make(chan struct{})
+	r.with(func() { r.marks[d] = append(r.marks[d], mark{r.octets[d].Load() + n, passed}) })
+	return passed
+}
 
 // CutAll resets all connections.
 func (r *Relay) CutAll() {
@@ -208,8 +224,17 @@ func (r *Relay) forward(d Direction, dst, src net.Conn, b []byte) bool {
 			}
 		}
 	})
-	r.octets[d].Add(int64(len(b))) // before the receiver can know
+	passed := r.octets[d].Add(int64(len(b))) // before the receiver can know
 	n, err := dst.Write(b)
+	r.with(func() {
+		r.marks[d] = slices.DeleteFunc(r.marks[d], func(m mark) bool {
+			if m.at >= passed {
+				return false
+			}
+			close(m.passed)
+			return true
+		})
+	})
 	r.octets[d].Add(int64(n - len(b)))
 	return err == nil && !cut
 }
