@@ -373,9 +373,9 @@ func (a *account) syncBox(ctx context.Context, p planned, res *pass) error {
 	case b == nil || b.hollow || !slices.Equal(b.special, p.special):
 		b = &box{planned: p}
 		if old := a.boxes[p.name]; old != nil {
-			b.notes = old.notes
+			b.notes, b.validity, b.object = old.notes, old.validity, old.object
 		}
-	case b.unchanged(p):
+	case b.unchanged(p) && !a.twins[p.name]:
 		b.planned = p
 		return a.reseal(ctx, b)
 	default:

@@ -1,13 +1,12 @@
 package migrate
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -16,9 +15,7 @@ import (
 )
 
 const (
-	// adoptMost bounds the messages of a mailbox for which an original is looked
-	// for in one pass, adoptChunk those that are in hand at a time.
-	adoptMost  = 1_000_000
+	// adoptChunk messages of a mailbox are in hand at a time.
 	adoptChunk = 20_000
 	// adoptFew messages more in INBOX are taken for new mail: no round trip is
 	// spent on the question whether they were moved there.
@@ -26,6 +23,8 @@ const (
 	// adoptHeld is how many messages have to be new in all for the question to
 	// be asked while the user is on hold.
 	adoptHeld = 50
+	// adoptFailures in a row, and what moves is fetched.
+	adoptFailures = 3
 )
 
 // stray is a new message of the old store, and where the target may have its
@@ -50,10 +49,16 @@ type origin struct {
 // ids only say where to look: the message has to be there with the digest that
 // was noted, and of the listed size; then its SHA-1 has to be the one that the
 // old store tells or, where it tells none, the date has to be equal and some of
-// them are fetched and compared. One that differs ends the use of the ids.
+// them are fetched and compared. One that differs ends the use of the ids. What
+// fails here is fetched by the pass that follows.
 func (a *account) adopt(ctx context.Context, pl *plan, res *pass) error {
-	a.filed = nil
-	if a.ids == nil || a.lostIDs.Load() || a.ordered || a.filter != nil || len(a.boxes) == 0 {
+	if a.ids == nil || a.ordered || a.filter != nil {
+		return nil
+	}
+	if err := a.dropDoubtful(ctx); err != nil {
+		return err
+	}
+	if len(a.boxes) == 0 || !a.asksIDs() {
 		return nil
 	}
 	if empty, err := a.ids.empty(); empty || err != nil {
@@ -63,16 +68,29 @@ func (a *account) adopt(ctx context.Context, pl *plan, res *pass) error {
 	if len(grown) == 0 || a.onHold && total < adoptHeld {
 		return nil
 	}
-	c, err := a.connected(ctx)
-	if err != nil {
+	err := a.adoptAll(ctx, grown, res)
+	switch {
+	case err == nil:
+		a.failed = 0
+	case ctx.Err() != nil:
 		return err
+	default:
+		a.log.Info("what moved cannot be found here and is fetched", "error", err)
+		if a.failed++; a.failed == adoptFailures {
+			a.lostIDs.Store(true)
+		}
 	}
-	if c.ContentIDs() == "" {
-		return nil
+	return nil
+}
+
+func (a *account) adoptAll(ctx context.Context, grown []growth, res *pass) error {
+	c, err := a.connected(ctx)
+	if err != nil || c.ContentIDs() == "" {
+		return err
 	}
 	for _, g := range grown {
 		if empty, err := a.ids.empty(); empty || err != nil { // distrusted by now
-			return a.withoutIDs(err)
+			return err
 		}
 		if err := a.adoptBox(ctx, c, g.planned, g.first, res); err != nil {
 			if ctx.Err() != nil || brokenBy(err) {
@@ -128,60 +146,75 @@ func (a *account) grown(pl *plan) (list []growth, total uint32) {
 	return list, total
 }
 
-// adoptBox looks at one mailbox from UID first on.
+// adoptBox looks at one mailbox from UID first on, at so many UIDs at a time as
+// hold about adoptChunk messages.
 func (a *account) adoptBox(ctx context.Context, c *remote.Client, p planned, first uint32, res *pass) error {
-	l, strays, validity, err := a.strays(ctx, c, p, first)
-	if err != nil || len(strays) == 0 {
-		return err
+	width := uint64(1<<32 - 1)
+	if n := uint64(p.status.Messages); n > adoptChunk {
+		width = max(1, uint64(p.status.UIDNext)*adoptChunk/n)
 	}
-	for chunk := range slices.Chunk(strays, adoptChunk) {
-		found, err := a.origins(ctx, chunk)
-		if err != nil {
+	for from := uint64(first); from < uint64(p.status.UIDNext); from += width {
+		uids := fmt.Sprintf("%d:%d", from, min(from+width, uint64(p.status.UIDNext))-1)
+		l, strays, validity, err := a.strays(ctx, c, p, uids)
+		if err != nil || validity == 0 {
 			return err
 		}
-		chunk = slices.DeleteFunc(chunk, func(s stray) bool {
-			o, i := found[s.id], l.index(s.uid)
-			return o == nil || i < 0 || l.entries[i].size == 1<<32-1 || int64(l.entries[i].size) != o.size
-		})
-		if len(chunk) == 0 {
-			continue
-		}
-		if chunk, err = a.vouched(ctx, c, l, chunk, found); err != nil {
-			return err
-		}
-		if err := a.fileCopies(ctx, p, validity, l, chunk, found, res); err != nil {
-			return err
+		for chunk := range slices.Chunk(strays, adoptChunk) { // where UIDs are dense
+			if more, err := a.adoptSome(ctx, c, p, validity, l, chunk, res); err != nil || !more {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// strays lists the new messages of a mailbox with their ids.
-func (a *account) strays(ctx context.Context, c *remote.Client, p planned, first uint32) (*listing, []stray, uint32, error) {
-	l := newListing(&a.flags)
-	var list []stray
-	q := &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: fmt.Sprintf("%d:*", first), Items: remote.FetchAll + " " + c.ContentIDs()}}
+// adoptSome files what it can of some strays. more is false when ids are not
+// believed any more.
+func (a *account) adoptSome(ctx context.Context, c *remote.Client, p planned, validity uint32, l *listing, chunk []stray, res *pass) (more bool, err error) {
+	found, err := a.origins(ctx, chunk)
+	if err != nil {
+		return false, err
+	}
+	chunk = slices.DeleteFunc(chunk, func(s stray) bool {
+		o, i := found[s.id], l.index(s.uid)
+		return o == nil || i < 0 || l.entries[i].size == 1<<32-1 || int64(l.entries[i].size) != o.size
+	})
+	if len(chunk) == 0 {
+		return true, nil
+	}
+	chunk, digests, err := a.vouched(ctx, c, l, chunk, found)
+	if err != nil {
+		return false, err
+	}
+	if empty, err := a.ids.empty(); empty || err != nil {
+		return false, err
+	}
+	return true, a.fileCopies(ctx, p, validity, l, chunk, found, !digests, res)
+}
+
+// strays lists messages of a mailbox with their ids. validity 0: it cannot be.
+func (a *account) strays(ctx context.Context, c *remote.Client, p planned, uids string) (l *listing, list []stray, validity uint32, err error) {
+	l = newListing(&a.flags)
+	q := &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: uids, Items: remote.FetchAll + " " + c.ContentIDs()}}
 	q.Meta = func(m *remote.Meta) error {
-		if uint32(m.UID) < first || len(list) >= adoptMost {
-			return nil
-		}
 		if id := hashID(m.ContentID); (id != idHash{}) {
 			list = append(list, stray{m.UID, id})
 		}
 		return l.add(m)
 	}
 	if !c.Queueable(p.raw) {
-		return l, nil, 0, nil
+		return nil, nil, 0, nil
 	}
 	if err := c.Listings(ctx, []*remote.MailboxListing{q}); err != nil {
 		return nil, nil, 0, err
 	}
 	if q.Err != nil || q.Selected.UIDValidity != p.status.UIDValidity {
 		a.log.Info("ids of messages are not told", "mailbox", p.shown, "error", q.Err)
-		return l, nil, 0, nil
+		a.refusedIDs(q.Err)
+		return nil, nil, 0, nil
 	}
 	if b := a.boxes[p.name]; b != nil && a.replaced(b, q.Selected) {
-		return l, nil, 0, nil // to be looked at again
+		return nil, nil, 0, nil // to be looked at again
 	}
 	l.finish()
 	slices.SortStableFunc(list, func(x, y stray) int { return cmp.Compare(x.uid, y.uid) })
@@ -261,171 +294,32 @@ func (a *account) recall(ctx context.Context, b *box, list []*origin) error {
 	return nil
 }
 
-// vouched leaves the messages of which the store's word is confirmed.
-func (a *account) vouched(ctx context.Context, c *remote.Client, l *listing, chunk []stray, found map[idHash]*origin) ([]stray, error) {
-	sums := make(map[imap.UID][]byte)
-	told := true
-	for part := range chunks(setOfStrays(chunk), 200) {
-		ok, err := c.ServerSums(ctx, part, func(uid imap.UID, sum []byte) error {
-			sums[uid] = bytes.Clone(sum)
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-		told = told && ok
-	}
-	if !told {
-		return a.sampledStrays(ctx, c, l, chunk, found)
-	}
-	if err := a.hashOrigins(ctx, chunk, found); err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(chunk, func(s stray) bool { return !bytes.Equal(sums[s.uid], found[s.id].sha1[:]) }), nil
-}
-
-// hashOrigins makes the SHA-1 of bodies of the target.
-func (a *account) hashOrigins(ctx context.Context, chunk []stray, found map[idHash]*origin) error {
-	byBox := make(map[idName]map[imap.UID][]*origin)
-	for _, s := range chunk {
-		o := found[s.id]
-		if byBox[o.box] == nil {
-			byBox[o.box] = make(map[imap.UID][]*origin)
-		}
-		byBox[o.box][o.uid] = append(byBox[o.box][o.uid], o)
-	}
-	for name, b := range a.boxes {
-		picked := byBox[nameOf(name, b.validity)]
-		r, ok := b.imp.(backend.Rereader)
-		if len(picked) == 0 || !ok {
-			continue
-		}
-		for m, err := range r.Reread(ctx, func(uid imap.UID) bool { return picked[uid] != nil }) {
-			if err != nil {
-				return fmt.Errorf("read %q again: %w", b.shown, err)
-			}
-			for _, o := range picked[m.UID] {
-				if m.Digest == o.full {
-					o.sha1 = m.SHA1
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// sampledStrays wants equal dates, and the same octets of a few.
-func (a *account) sampledStrays(ctx context.Context, c *remote.Client, l *listing, chunk []stray, found map[idHash]*origin) ([]stray, error) {
-	chunk = slices.DeleteFunc(chunk, func(s stray) bool {
-		e := &l.entries[l.index(s.uid)]
-		return e.date == noDate || l.at(e) != found[s.id].date
-	})
-	if len(chunk) == 0 {
-		return nil, nil
-	}
-	n := min(len(chunk), 3+len(chunk)/100)
-	sample := make(map[imap.UID]stray, n)
-	uids := make([]imap.UID, 0, n)
-	for i := range n {
-		s := chunk[i*(len(chunk)-1)/max(n-1, 1)]
-		if _, ok := sample[s.uid]; !ok {
-			sample[s.uid] = s
-			uids = append(uids, s.uid)
-		}
-	}
-	good := true
-	size := func(i int) int64 { return found[sample[uids[i]].id].size }
-	err := c.BodySums(ctx, uids, size, sha256.New(), func(uid imap.UID, _ int64, sum []byte) error {
-		s, ok := sample[uid]
-		good = good && (!ok || bytes.Equal(sum, found[s.id].full[:]))
-		return nil
-	})
-	if err != nil || good {
-		return chunk, err
-	}
-	return nil, a.distrust(ctx)
-}
-
 // distrust ends the use of the old store's ids, and drops the mailboxes that
 // hold messages which were filed by them: they are copied anew.
 func (a *account) distrust(ctx context.Context) error {
-	boxes, err := a.ids.distrust()
-	if err != nil {
-		return err
+	if err := a.ids.distrust(); err != nil {
+		_ = a.withoutIDs(err) // it is nil: what is doubtful is known until the process ends
 	}
-	a.filed, a.adopted = nil, 0
 	a.log.Warn("the old store gives one id to different messages: what moves is fetched again")
-	for _, name := range a.names() {
-		if b := a.boxes[name]; boxes[nameOf(name, b.validity)] {
+	return a.dropDoubtful(ctx)
+}
+
+// dropDoubtful drops what distrust did not come to drop.
+func (a *account) dropDoubtful(ctx context.Context) error {
+	boxes, err := a.ids.doubtful()
+	if boxes == nil || err != nil {
+		return a.withoutIDs(err)
+	}
+	for name, h := range a.held() {
+		if boxes[nameOf(name, h.UIDValidity)] {
+			a.log.Info("copied anew: messages in it were filed by ids", "mailbox", strings.ReplaceAll(string(name), backend.NameSeparator, "/"))
 			if err := a.forsake(ctx, name); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
-}
-
-// fileCopies files what was vouched for.
-func (a *account) fileCopies(ctx context.Context, p planned, validity uint32, l *listing, chunk []stray, found map[idHash]*origin, res *pass) error {
-	if len(chunk) == 0 {
-		return nil
-	}
-	imp, err := a.imp.Open(ctx, backend.ImportMailbox{Name: p.name, UIDValidity: validity, SpecialUse: p.special})
-	if err != nil {
-		return fmt.Errorf("open: %w", err)
-	}
-	to, ok := imp.(backend.CopyingImport)
-	if !ok {
-		return nil
-	}
-	if b := a.boxes[p.name]; b != nil { // what follows counts on what it knows
-		b.imp, b.sealed, b.compared = imp, false, false
-	}
-	byBox := make(map[idName][]stray)
-	for _, s := range chunk {
-		byBox[found[s.id].box] = append(byBox[found[s.id].box], s)
-	}
-	for name, b := range a.boxes {
-		list := byBox[nameOf(name, b.validity)]
-		if len(list) == 0 {
-			continue
-		}
-		copies := make([]backend.ImportCopy, len(list))
-		for i, s := range list {
-			e, o := &l.entries[l.index(s.uid)], found[s.id]
-			copies[i] = backend.ImportCopy{Original: o.uid, Size: o.size, Digest: o.full, ImportMessage: backend.ImportMessage{UID: s.uid,
-				ModSeq: e.modseq, InternalDate: l.internalDate(e), Flags: l.flags(e)}}
-		}
-		set, err := to.PutCopies(ctx, name, copies)
-		if err != nil {
-			return fmt.Errorf("put: %w", err)
-		}
-		n := 0
-		for _, s := range list {
-			if !set.Contains(s.uid) {
-				continue
-			}
-			n++
-			if err := a.ids.add(nameOf(p.name, validity), s.id, s.uid, found[s.id].full, true); err != nil {
-				return a.withoutIDs(err)
-			}
-		}
-		a.tookCopies(p.name, set, n, res)
-	}
-	return nil
-}
-
-func (a *account) tookCopies(name backend.MailboxName, set imap.UIDSet, n int, res *pass) {
-	if a.filed == nil {
-		a.filed = make(map[backend.MailboxName]imap.UIDSet)
-	}
-	all := a.filed[name]
-	all.AddSet(set)
-	a.filed[name] = all
-	a.adopted += uint64(n)
-	res.Filed += n
-	a.progress.Messages.Add(int64(n))
-	a.progress.MessagesDone.Add(int64(n))
+	a.filed, a.adopted, a.trusted = nil, 0, 0
+	return a.withoutIDs(a.ids.dropped())
 }
 
 // setOfStrays is the set of their UIDs, which ascend.
@@ -459,13 +353,14 @@ func (cp *copier) identify(m *remote.Meta, body backend.Body) {
 	if (cp.key == idName{}) {
 		cp.key = nameOf(cp.b.name, cp.b.validity)
 	}
-	if err := cp.a.ids.add(cp.key, hashID(m.ContentID), m.UID, body.Digest(), false); err != nil {
+	if err := cp.a.ids.add(cp.key, hashID(m.ContentID), m.UID, body.Digest()); err != nil {
 		_ = cp.a.withoutIDs(err) // it is nil
 	}
 }
 
-// noteObject keeps the OBJECTID of a mailbox over a restart.
+// noteObject keeps the OBJECTID of a sealed mailbox over a restart.
 func (a *account) noteObject(b *box) error {
+	a.sealedFiled(b.name)
 	if a.ids == nil || a.lostIDs.Load() {
 		return nil
 	}

@@ -25,7 +25,10 @@ import (
 //
 // The file is a sequence of records of idRecord octets: a message with the hash
 // of its id, the number of its mailbox, its UID and the beginning of its digest;
-// or what a number's mailbox is called now.
+// or what a number's mailbox is called now. Records that more than speed depends
+// on are with the kernel, and so outlive this process, before what they tell of
+// is done: that messages are filed by their ids, and that mailboxes change their
+// names.
 type contentIDs struct {
 	path string
 
@@ -34,10 +37,12 @@ type contentIDs struct {
 	w       *bufio.Writer
 	size    int64 // octets, buffered ones included
 	lied    bool  // the old store's ids are not to be believed
+	cleared bool  // and what was filed by them is gone
 	loaded  bool
 	names   map[idName]uint32 // the mailboxes' numbers
 	called  map[uint32]idName
 	objects map[uint32]idHash // ids of mailboxes, as far as told
+	filed   map[uint32]bool   // mailboxes that got messages by their ids
 	last    uint32
 }
 
@@ -54,6 +59,7 @@ const (
 	idFiled   = 2 // one that was filed without
 	idMailbox = 3 // number, and its idName in the place of the digest
 	idLied    = 4
+	idCleared = 5 // what was filed before is gone
 )
 
 type idDigest [12]byte // how a SHA-256 begins
@@ -111,13 +117,17 @@ func (c *contentIDs) load() error {
 	if _, err := c.f.Seek(c.size, io.SeekStart); err != nil || c.loaded {
 		return err
 	}
-	c.names, c.called, c.objects = make(map[idName]uint32), make(map[uint32]idName), make(map[uint32]idHash)
+	c.names, c.called, c.objects, c.filed = make(map[idName]uint32), make(map[uint32]idName), make(map[uint32]idHash), make(map[uint32]bool)
 	err = c.scan(func(r []byte) {
-		switch r[0] {
+		switch number := binary.BigEndian.Uint32(r[16:]); r[0] {
 		case idMailbox:
-			c.call(binary.BigEndian.Uint32(r[16:]), idName(r[24:32]), idHash(r[1:16]))
+			c.call(number, idName(r[24:32]), idHash(r[1:16]))
+		case idFiled:
+			c.filed[number] = true
 		case idLied:
 			c.lied = true
+		case idCleared:
+			c.cleared = true
 		}
 	})
 	c.loaded = err == nil
@@ -177,9 +187,9 @@ func (c *contentIDs) number(name idName, object idHash) (uint32, error) {
 	return n, c.write(idMailbox, object, n, 0, name[:])
 }
 
-// add files a message of a mailbox under its id. filed: it was not fetched. The
-// zero id adds nothing.
-func (c *contentIDs) add(box idName, id idHash, uid imap.UID, digest [32]byte, filed bool) error {
+// add files a message of a mailbox that was read under its id. The zero id adds
+// nothing.
+func (c *contentIDs) add(box idName, id idHash, uid imap.UID, digest [32]byte) error {
 	if (id == idHash{}) {
 		return nil
 	}
@@ -192,11 +202,53 @@ func (c *contentIDs) add(box idName, id idHash, uid imap.UID, digest [32]byte, f
 	if err != nil {
 		return err
 	}
-	kind := byte(idFetched)
-	if filed {
-		kind = idFiled
+	return c.write(idFetched, id, n, uid, digest[:len(idDigest{})])
+}
+
+// filing is one message that is to be filed by its id.
+type filing struct {
+	id     idHash
+	uid    imap.UID
+	digest [32]byte
+}
+
+// filing tells that messages of a mailbox are going to be filed by their ids.
+func (c *contentIDs) filing(box idName, list []filing) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.open(); err != nil {
+		return err
 	}
-	return c.write(kind, id, n, uid, digest[:len(idDigest{})])
+	n, err := c.number(box, idHash{})
+	if err != nil {
+		return err
+	}
+	c.filed[n] = true
+	for _, f := range list {
+		if err := c.write(idFiled, f.id, n, f.uid, f.digest[:len(idDigest{})]); err != nil {
+			return err
+		}
+	}
+	return c.w.Flush()
+}
+
+// hasFiled reports whether a mailbox may hold messages that were filed by their
+// ids.
+func (c *contentIDs) hasFiled(box idName) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.open(); err != nil {
+		return false
+	}
+	for n, name := range c.called {
+		if name == box && c.filed[n] {
+			return true
+		}
+	}
+	return false
 }
 
 // object is the id that a mailbox had when it was noted last; zero: not known.
@@ -222,31 +274,81 @@ func (c *contentIDs) note(box idName, object idHash) error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	_, err := c.number(box, object)
-	return err
+	n, known := c.names[box]
+	if known && c.objects[n] == object {
+		return nil
+	}
+	if _, err := c.number(box, object); err != nil {
+		return err
+	}
+	return c.w.Flush()
 }
 
-// rename gives mailboxes other names, all at once.
-func (c *contentIDs) rename(moves map[idName]idName) error {
+// idMove is the new name of a mailbox, and the id that it keeps.
+type idMove struct {
+	to     idName
+	object idHash
+}
+
+// renaming tells that mailboxes are going to get other names. Whether they got
+// them is open until rename says so: until then nobody relies on the OBJECTIDs
+// of either, and both names count as those of mailboxes that hold what was filed.
+func (c *contentIDs) renaming(moves map[idName]idMove) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.open(); err != nil {
 		return err
 	}
-	numbers := make(map[uint32]idName, len(moves))
-	for from, to := range moves {
-		if n, ok := c.names[from]; ok {
-			numbers[n] = to
+	for from, m := range moves {
+		for _, name := range []idName{from, m.to} {
+			if k, ok := c.names[name]; ok {
+				c.call(k, name, idHash{})
+				if err := c.write(idMailbox, idHash{}, k, 0, name[:]); err != nil {
+					return err
+				}
+			}
+		}
+		if n, ok := c.names[from]; ok && c.filed[n] {
+			c.last++
+			c.called[c.last], c.filed[c.last] = m.to, true
+			if err := c.mark(c.last); err != nil {
+				return err
+			}
 		}
 	}
-	for n, to := range numbers {
-		object := c.objects[n]
-		c.call(n, to, object)
-		if err := c.write(idMailbox, object, n, 0, to[:]); err != nil {
+	return c.w.Flush()
+}
+
+// mark writes what is to be known of a number's mailbox without any of its
+// messages.
+func (c *contentIDs) mark(n uint32) error {
+	name := c.called[n]
+	if err := c.write(idMailbox, c.objects[n], n, 0, name[:]); err != nil || !c.filed[n] {
+		return err
+	}
+	return c.write(idFiled, idHash{}, n, 0, nil)
+}
+
+// rename gives mailboxes other names, all at once.
+func (c *contentIDs) rename(moves map[idName]idMove) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.open(); err != nil {
+		return err
+	}
+	numbers := make(map[uint32]idMove, len(moves))
+	for from, m := range moves {
+		if n, ok := c.names[from]; ok {
+			numbers[n] = m
+		}
+	}
+	for n, m := range numbers {
+		c.call(n, m.to, m.object)
+		if err := c.write(idMailbox, m.object, n, 0, m.to[:]); err != nil {
 			return err
 		}
 	}
-	return nil
+	return c.w.Flush()
 }
 
 // find calls fn for what is known of the ids that want names, the oldest first.
@@ -278,43 +380,79 @@ func (c *contentIDs) empty() (bool, error) {
 	return c.size == 0 || c.lied, nil
 }
 
-// distrust ends the use of the ids for good, and names the mailboxes that hold
-// messages which were filed by them.
-func (c *contentIDs) distrust() (boxes map[idName]bool, err error) {
+// distrust ends the use of the ids for good. What was filed by them is to be
+// dropped.
+func (c *contentIDs) distrust() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.open(); err != nil {
-		return nil, err
-	}
-	boxes = make(map[idName]bool)
-	err = c.scan(func(r []byte) {
-		if r[0] == idFiled {
-			boxes[c.called[binary.BigEndian.Uint32(r[16:])]] = true
-		}
-	})
-	if err != nil {
-		return nil, err
+	if err := c.open(); err != nil || c.lied {
+		return err
 	}
 	c.lied = true
 	if err := c.write(idLied, idHash{}, 0, 0, nil); err != nil {
-		return nil, err
+		return err
 	}
-	return boxes, c.w.Flush()
+	return c.w.Flush()
 }
 
-// trim forgets everything when the file has grown far beyond the account.
+// doubtful names the mailboxes that are to be dropped, for messages in them were
+// filed by ids that are not believed any more; nil when that was done.
+func (c *contentIDs) doubtful() (boxes map[idName]bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.open(); err != nil || !c.lied || c.cleared {
+		return nil, err
+	}
+	boxes = make(map[idName]bool, len(c.filed))
+	for n := range c.filed {
+		boxes[c.called[n]] = true
+	}
+	return boxes, nil
+}
+
+// dropped tells that what doubtful named is gone.
+func (c *contentIDs) dropped() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.open(); err != nil {
+		return err
+	}
+	c.cleared = true
+	if err := c.write(idCleared, idHash{}, 0, 0, nil); err != nil {
+		return err
+	}
+	return c.w.Flush()
+}
+
+// trim forgets the messages when the file has grown far beyond the account, and
+// no mailbox.
 func (c *contentIDs) trim(messages int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.f == nil || c.lied || c.size/idRecord < 4*int64(messages)+100_000 {
 		return nil
 	}
-	c.w.Reset(c.f)
-	c.size, c.loaded = 0, false
-	if err := c.f.Truncate(0); err != nil {
+	if err := c.shut(); err != nil {
 		return err
 	}
-	return c.load()
+	f, err := os.OpenFile(c.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	c.f, c.w, c.size = f, bufio.NewWriterSize(f, 16<<10), 0
+	for n, name := range c.called {
+		if c.names[name] != n && !c.filed[n] {
+			continue // of an old name
+		}
+		if err = c.mark(n); err != nil {
+			break
+		}
+	}
+	if err = errors.Join(err, c.shut()); err == nil {
+		err = os.Rename(c.path+".new", c.path)
+	}
+	c.loaded = false
+	return err
 }
 
 // close flushes and closes the file; the next use opens it again.
@@ -341,9 +479,16 @@ func (c *contentIDs) remove() error {
 	if c == nil {
 		return nil
 	}
-	err := c.close()
-	if e := os.Remove(c.path); !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, e)
+	return errors.Join(c.close(), removeIDs(c.path))
+}
+
+// removeIDs deletes a file of ids, if there is one.
+func removeIDs(path string) error {
+	var all error
+	for _, p := range []string{path, path + ".new"} {
+		if err := os.Remove(p); !errors.Is(err, fs.ErrNotExist) {
+			all = errors.Join(all, err)
+		}
 	}
-	return err
+	return all
 }

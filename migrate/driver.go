@@ -351,6 +351,7 @@ func (d *driver) prepare(ctx context.Context) error {
 		d.acct.another = d.another
 		if d.route.to.Local() {
 			d.acct.ids = newContentIDs(d.idsFile())
+			d.acct.strict = d.b.spec.prove(d.route.from) >= 100
 		}
 		d.b.attach(d.user, d.acct.progress)
 	}
@@ -578,8 +579,8 @@ func (d *driver) cleanup() {
 	if d.acct != nil {
 		d.acct.close()
 	}
-	if d.move.State == Final && d.acct != nil {
-		if err := d.acct.ids.remove(); err != nil {
+	if s := d.move.State; (s == Final || s == Soaking) && d.route.to != nil && d.route.to.Local() {
+		if err := removeIDs(d.idsFile()); err != nil {
 			d.log.Warn("a file that is needed no more is left", "error", err)
 		}
 	}

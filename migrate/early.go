@@ -25,7 +25,7 @@ func (a *account) listBox(ctx context.Context, c *remote.Client, b *box) (*remot
 		l.entries = make([]entry, 0, min(b.status.Messages, 1<<20)+64)
 		q := &remote.MailboxListing{Raw: b.raw, Query: remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, Meta: l.add}
 		if a.mayAskEarly(c, b) {
-			q.Meta = (&early{c: c, l: l, of: q, rule: &a.lines}).add
+			q.Meta = (&early{c: c, l: l, of: q, rule: &a.lines, ids: a.asksIDs()}).add
 		}
 		if err := c.Listings(ctx, []*remote.MailboxListing{q}); err != nil {
 			return nil, nil, fmt.Errorf("list %q: %w", b.raw, err)
@@ -56,6 +56,7 @@ type early struct {
 	l      *listing
 	of     *remote.MailboxListing
 	rule   *lineRule
+	ids    bool // with those of their contents
 	octets int64
 	done   bool
 }
@@ -88,7 +89,7 @@ func (e *early) ask(next imap.UID, each int64) error {
 	to := imap.UID(0) // "*": also what came since
 	for left > 0 && next > listed+per {
 		from := next - per
-		if err := e.c.AskAhead(imap.UIDSet{{Start: from, Stop: to}}, each*int64(per)); err != nil {
+		if err := e.c.AskAhead(imap.UIDSet{{Start: from, Stop: to}}, each*int64(per), e.ids); err != nil {
 			return err
 		}
 		next, to, e.l.asked = from, from-1, from

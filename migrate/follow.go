@@ -47,6 +47,13 @@ func (a *account) resync(ctx context.Context, c *remote.Client, b *box, res *pas
 	if a.replaced(b, sel) {
 		return false, errReplaced(b.raw)
 	}
+	switch other, err := a.looksOther(ctx, c, b); {
+	case err != nil:
+		return false, err
+	case other:
+		a.suspected(b)
+		return false, errReplaced(b.raw)
+	}
 	if !qresync {
 		if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: "1:*", ChangedSince: b.modseq}, a.changed(b, ch)); err != nil {
 			return false, err

@@ -173,5 +173,12 @@ func (a *account) disproved(ctx context.Context, c *remote.Client, b *box, p *pr
 		b.note(Exception{Mailbox: b.shown, UID: p.uid, What: "the old store gives other octets at each fetch"})
 		return nil
 	}
+	if a.ids.hasFiled(nameOf(b.name, b.validity)) {
+		a.log.Warn("a message is not what its id says", "mailbox", b.shown, "uid", p.uid)
+		if err := a.distrust(ctx); err != nil {
+			return err
+		}
+		return backend.Errorf(backend.KindTemporary, "The old store's ids of messages are wrong: they are copied anew.", "mailbox %q: UID %d", b.raw, p.uid)
+	}
 	return errDiffers(b.shown, "UID %d: the old store gives %x at a second look, the new one has %x", p.uid, p.sum, now)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,16 +28,28 @@ type heldBox struct {
 // placing is what an account knows of mailboxes and messages that have another
 // place at the source than before.
 type placing struct {
-	ids     *contentIDs                         // nil: nothing is known of messages by their ids
-	noIDs   atomic.Bool                         // the source refused to tell them
-	onHold  bool                                // the last delta: nothing that can wait
-	filed   map[backend.MailboxName]imap.UIDSet // in this pass, without fetching
-	adopted uint64                              // messages that were filed without fetching
-	renamed int                                 // mailboxes that were renamed with what they hold
-	lostIDs atomic.Bool                         // their file failed
+	ids     *contentIDs                  // nil: nothing is known of messages by their ids
+	noIDs   atomic.Bool                  // the source refused to tell them
+	onHold  bool                         // the last delta: nothing that can wait
+	strict  bool                         // all messages are to be asked for again, so they are on hold
+	renamed int                          // mailboxes that were renamed with what they hold
+	lostIDs atomic.Bool                  // their file failed, or asking for them did
+	failed  int                          // times that asking for them failed, in a row
+	anew    map[backend.MailboxName]int  // mailboxes that were dropped for others of their name
+	shared  map[uint32]bool              // UIDVALIDITYs of several mailboxes without ids
+	twins   map[backend.MailboxName]bool // mailboxes that no counter tells from others
 
-	suspecting sync.Mutex
-	suspect    map[backend.MailboxName]bool // names that have another mailbox now; guarded by suspecting while mailboxes are brought over
+	shelf   sync.Mutex                     // guards what follows while mailboxes are brought over side by side
+	filed   map[backend.MailboxName]*filed // without fetching, of mailboxes that are not sealed since
+	adopted uint64                         // messages that were filed without fetching
+	trusted uint64                         // those of them that stand on the store's ids
+	suspect map[backend.MailboxName]bool   // names that have another mailbox now
+}
+
+// filed are messages of one mailbox that were filed without fetching.
+type filed struct {
+	uids    imap.UIDSet
+	trusted imap.UIDSet // those that no digest confirms one by one
 }
 
 // placeAndSync brings all mailboxes up to date, a second time those that turned
@@ -62,51 +75,6 @@ func (a *account) place(ctx context.Context, pl *plan, res *pass) error {
 		return err
 	}
 	return a.adopt(ctx, pl, res)
-}
-
-var errAnother = errors.New("another mailbox has this name now")
-
-// errReplaced: the next pass has to see what became of the one that had the name.
-func errReplaced(box string) error {
-	return backend.Errorf(backend.KindTemporary, "The old store has another mailbox of this name now.", "mailbox %q: %w", box, errAnother)
-}
-
-// replaced reports whether another mailbox was opened than b, although name and
-// UIDVALIDITY are the same: stores make UIDVALIDITYs of the time, and two
-// mailboxes that swap their names may share one. The next pass looks at it.
-func (a *account) replaced(b *box, sel *remote.Selected) bool {
-	object := hashID([]byte(sel.MailboxID))
-	if _, ok := a.imp.(backend.RenamingImport); !ok || (object == idHash{}) {
-		return false
-	}
-	if b.validity == sel.UIDValidity && (b.object == idHash{}) {
-		b.object = a.objectOf(b.name, b.validity)
-	}
-	if b.validity == sel.UIDValidity && (b.object != idHash{}) && b.object != object {
-		a.suspected(b)
-		return true
-	}
-	b.object = object
-	return false
-}
-
-func (a *account) suspected(b *box) {
-	a.suspecting.Lock() // mailboxes are brought over side by side
-	defer a.suspecting.Unlock()
-	if a.suspect == nil {
-		a.suspect = make(map[backend.MailboxName]bool)
-	}
-	a.suspect[b.name] = true
-}
-
-// stranger reports whether a listing is of another mailbox than the target has
-// under its name, where no id tells: sizes and dates of common UIDs differ.
-func (a *account) stranger(b *box, d *difference) bool {
-	if _, ok := a.imp.(backend.RenamingImport); !ok || d.strange == 0 || d.strange*10 <= d.had-d.removed {
-		return false
-	}
-	a.suspected(b)
-	return true
 }
 
 // held lists the mailboxes with messages that the target has.
@@ -151,6 +119,7 @@ func (a *account) renames(ctx context.Context, pl *plan, res *pass) error {
 		return nil
 	}
 	have := a.held()
+	a.likenesses(have)
 	appeared, gone := a.unplaced(pl, have)
 	if len(appeared) == 0 || len(gone) == 0 {
 		return a.settleSuspects(ctx, pl, nil)
@@ -179,18 +148,45 @@ func (a *account) renames(ctx context.Context, pl *plan, res *pass) error {
 		to[h.Name] = p
 	}
 	if len(moves) > 0 {
-		if err := a.makeRoom(ctx, moves); err != nil {
+		if err := a.renameAll(ctx, imp, moves, to); err != nil {
 			return err
 		}
-		if err := imp.Rename(ctx, moves); err != nil {
-			return fmt.Errorf("rename: %w", err)
-		}
-		a.rename(moves, to)
 		res.Changed += len(moves)
 		res.Renamed += len(moves)
 		a.restore(pl)
 	}
 	return a.settleSuspects(ctx, pl, moves)
+}
+
+// renameAll renames at the target, between two notes in the file of ids: a crash
+// leaves it unsure of names, not wrong.
+func (a *account) renameAll(ctx context.Context, imp backend.RenamingImport, moves []backend.ImportRename, to map[backend.MailboxName]planned) error {
+	keys := make(map[idName]idMove, len(moves))
+	for _, m := range moves {
+		object := a.objectOf(m.From, m.UIDValidity)
+		if b := a.boxes[m.From]; b != nil && b.object != (idHash{}) {
+			object = b.object
+		}
+		keys[nameOf(m.From, m.UIDValidity)] = idMove{nameOf(m.To, m.UIDValidity), object}
+	}
+	if a.ids != nil {
+		if err := a.ids.renaming(keys); err != nil {
+			_ = a.withoutIDs(err) // it is nil
+		}
+	}
+	if err := a.makeRoom(ctx, moves); err != nil {
+		return err
+	}
+	if err := imp.Rename(ctx, moves); err != nil {
+		return fmt.Errorf("rename: %w", err)
+	}
+	a.rename(moves, to)
+	if a.ids != nil {
+		if err := a.ids.rename(keys); err != nil {
+			_ = a.withoutIDs(err) // it is nil
+		}
+	}
+	return nil
 }
 
 // unplaced are the source's mailboxes that the target has not under their name,
@@ -312,8 +308,7 @@ func (a *account) resembles(ctx context.Context, l *listing, h heldBox, named bo
 		if i < 0 {
 			continue
 		}
-		e := &l.entries[i]
-		if exact && int64(e.size) != m.Size || e.date != noDate && l.at(e) != m.InternalDate.Unix() {
+		if l.differs(&l.entries[i], m, exact) {
 			return false, nil
 		}
 		both++
@@ -354,25 +349,32 @@ func (a *account) forsake(ctx context.Context, name backend.MailboxName) error {
 	}
 	delete(a.boxes, name)
 	delete(a.imported, name)
+	delete(a.filed, name)
 	return nil
 }
 
 // rename is what Rename means to what we know of the target.
 func (a *account) rename(moves []backend.ImportRename, to map[backend.MailboxName]planned) {
 	boxes, imported := make(map[backend.MailboxName]*box), make(map[backend.MailboxName]backend.ImportedMailbox)
-	keys := make(map[idName]idName, len(moves))
+	unsealed := make(map[backend.MailboxName]*filed)
 	for _, m := range moves {
 		if b := a.boxes[m.From]; b != nil {
 			special := b.special
 			b.planned, b.imp, b.compared = to[m.From], nil, false
 			b.special = special // Open tells the target another one
+			for k, e := range b.notes {
+				e.Mailbox = b.shown
+				b.notes[k] = e
+			}
 			boxes[m.To] = b
 		}
 		if i, ok := a.imported[m.From]; ok {
 			i.Name = m.To
 			imported[m.To] = i
 		}
-		keys[nameOf(m.From, m.UIDValidity)] = nameOf(m.To, m.UIDValidity)
+		if f := a.filed[m.From]; f != nil {
+			unsealed[m.To] = f
+		}
 		a.renamed++
 		a.log.Info("renamed at the old store", "from", strings.ReplaceAll(string(m.From), backend.NameSeparator, "/"), "to", to[m.From].shown)
 	}
@@ -380,58 +382,11 @@ func (a *account) rename(moves []backend.ImportRename, to map[backend.MailboxNam
 		delete(a.boxes, m.From)
 		delete(a.imported, m.From)
 		delete(a.suspect, m.From)
+		delete(a.filed, m.From)
 	}
-	for name, b := range boxes {
-		a.boxes[name] = b
+	maps.Copy(a.boxes, boxes)
+	maps.Copy(a.imported, imported)
+	if len(unsealed) > 0 { // else a.filed may be nil
+		maps.Copy(a.filed, unsealed)
 	}
-	for name, i := range imported {
-		a.imported[name] = i
-	}
-	if a.ids != nil {
-		if err := a.ids.rename(keys); err != nil {
-			a.log.Info("ids of messages cannot be kept", "error", err)
-		}
-	}
-}
-
-// settleSuspects drops what the target has under names that other mailboxes
-// have now.
-func (a *account) settleSuspects(ctx context.Context, pl *plan, moves []backend.ImportRename) error {
-	for name := range a.suspect {
-		if slices.ContainsFunc(moves, func(m backend.ImportRename) bool { return m.To == name }) {
-			continue
-		}
-		a.log.Info("another mailbox has the name of one that was copied: copied anew", "mailbox", string(name))
-		if err := a.forsake(ctx, name); err != nil {
-			return err
-		}
-	}
-	a.suspect = nil
-	return nil
-}
-
-// unfiled is what is to be fetched of a delta: not what was filed without that.
-// What was filed gets the flags of the listing.
-func (a *account) unfiled(ctx context.Context, b *box, fresh *listing) (*listing, error) {
-	filed := a.filed[b.name]
-	if len(filed) == 0 {
-		return fresh, nil
-	}
-	todo := &listing{shared: fresh.shared, mapper: fresh.mapper}
-	var flags []backend.ImportFlags
-	for i := range fresh.entries {
-		e := &fresh.entries[i]
-		if filed.Contains(e.uid) {
-			flags = append(flags, backend.ImportFlags{UID: e.uid, ModSeq: e.modseq, Flags: fresh.flags(e)})
-		} else {
-			todo.entries = append(todo.entries, *e)
-		}
-	}
-	for part := range slices.Chunk(flags, 1000) {
-		if err := b.imp.SetFlags(ctx, part); err != nil {
-			return nil, fmt.Errorf("set flags: %w", err)
-		}
-	}
-	todo.finish()
-	return todo, nil
 }

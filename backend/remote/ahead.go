@@ -18,11 +18,12 @@ type ahead struct {
 // last, and may be called from its Meta, so that they are on their way when the
 // listing ends. octets is about what they bring. They are for the FetchBodies that
 // comes next; when another command comes first they are read and dropped. A UID
-// that does not exist costs nothing.
-func (c *Client) AskAhead(set imap.UIDSet, octets int64) error {
+// that does not exist costs nothing. contentIDs is that of a Window.
+func (c *Client) AskAhead(set imap.UIDSet, octets int64, contentIDs bool) error {
 	if c.broken != nil {
 		return c.broken
 	}
+	c.askIDs = contentIDs
 	tag := c.conn.nextTag()
 	if _, err := c.conn.w.WriteString(fetchBodies(tag, set, c.bodyItems())); err != nil {
 		return err

@@ -1,0 +1,169 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
+	"mailferry/backend/remote"
+)
+
+// UIDVALIDITY should tell one mailbox of a name from another. Stores make it of
+// the time, or give all mailboxes the same, and owners let mailboxes swap names.
+
+var errAnother = errors.New("another mailbox has this name now")
+
+// errReplaced: the next pass has to see what became of the one that had the name.
+func errReplaced(box string) error {
+	return backend.Errorf(backend.KindTemporary, "The old store has another mailbox of this name now.", "mailbox %q: %w", box, errAnother)
+}
+
+// replaced reports whether another mailbox was opened than b, although name and
+// UIDVALIDITY are the same: stores make UIDVALIDITYs of the time, and two
+// mailboxes that swap their names may share one. The next pass looks at it.
+func (a *account) replaced(b *box, sel *remote.Selected) bool {
+	object := hashID([]byte(sel.MailboxID))
+	if _, ok := a.imp.(backend.RenamingImport); !ok || (object == idHash{}) {
+		return false
+	}
+	if b.validity == sel.UIDValidity && (b.object == idHash{}) {
+		b.object = a.objectOf(b.name, b.validity)
+	}
+	if b.validity == sel.UIDValidity && (b.object != idHash{}) && b.object != object {
+		a.suspected(b)
+		return true
+	}
+	b.object = object
+	return false
+}
+
+func (a *account) suspected(b *box) {
+	a.shelf.Lock()
+	defer a.shelf.Unlock()
+	if a.suspect == nil {
+		a.suspect = make(map[backend.MailboxName]bool)
+	}
+	a.suspect[b.name] = true
+}
+
+// stranger reports whether a listing is of another mailbox than the target has
+// under its name, where no id tells: sizes and dates of common UIDs differ.
+func (a *account) stranger(b *box, d *difference) bool {
+	if _, ok := a.imp.(backend.RenamingImport); !ok || d.strange == 0 || d.strange*10 <= d.had-d.removed {
+		return false
+	}
+	a.suspected(b)
+	return true
+}
+
+// likenesses finds the mailboxes that only their ids could tell apart, were they
+// to change places: those that share a UIDVALIDITY, and of these the ones with
+// the same counters.
+func (a *account) likenesses(have map[backend.MailboxName]heldBox) {
+	type counters struct {
+		validity, next, count uint32
+		modseq                uint64
+	}
+	of := func(h heldBox) counters { return counters{h.UIDValidity, h.next, h.count, h.modseq} }
+	validities, same := make(map[uint32]int), make(map[counters]int)
+	for _, h := range have {
+		if h.count > 0 {
+			validities[h.UIDValidity]++
+			same[of(h)]++
+		}
+	}
+	a.shared, a.twins = make(map[uint32]bool), make(map[backend.MailboxName]bool)
+	for name, h := range have {
+		if h.count == 0 || h.object != (idHash{}) {
+			continue
+		}
+		if validities[h.UIDValidity] > 1 {
+			a.shared[h.UIDValidity] = true
+		}
+		if same[of(h)] > 1 {
+			a.twins[name] = true
+		}
+	}
+}
+
+// looksOther asks for some of the oldest messages of a mailbox that another one
+// could have changed places with, before its changes are believed to be its own.
+func (a *account) looksOther(ctx context.Context, c *remote.Client, b *box) (bool, error) {
+	if _, ok := a.imp.(backend.RenamingImport); !ok || b.object != (idHash{}) || !a.shared[b.validity] {
+		return false, nil
+	}
+	const most = 8
+	have := make(map[imap.UID]backend.ImportedMessage, most)
+	var set imap.UIDSet
+	for m, err := range b.imp.Messages(ctx) {
+		if err != nil {
+			return false, fmt.Errorf("list the target: %w", err)
+		}
+		have[m.UID] = m
+		if set.AddNum(m.UID); len(have) == most {
+			break
+		}
+	}
+	if len(have) == 0 {
+		return false, nil
+	}
+	l := newListing(&a.flags)
+	if _, err := c.FetchMeta(ctx, remote.FetchMeta{UIDs: set.String(), Items: remote.FetchAll}, l.add); err != nil {
+		return false, err
+	}
+	l.finish()
+	exact := c.Profile().ExactSizes
+	both, other := 0, 0
+	for i := range l.entries {
+		e := &l.entries[i]
+		m, ok := have[e.uid]
+		if !ok {
+			continue
+		}
+		both++
+		if l.differs(e, m, exact) {
+			other++
+		}
+	}
+	return other*2 > both, nil
+}
+
+// differs reports whether what a listing tells of a message for good is not
+// what the target has of it.
+func (l *listing) differs(e *entry, m backend.ImportedMessage, exact bool) bool {
+	return exact && int64(e.size) != m.Size || e.date != noDate && l.at(e) != m.InternalDate.Unix()
+}
+
+// anewMost is how often a mailbox is dropped for another of its name while one
+// process follows it. A store that shows another each time is not followed for
+// ever.
+const anewMost = 5
+
+// settleSuspects drops what the target has under names that other mailboxes
+// have now.
+func (a *account) settleSuspects(ctx context.Context, pl *plan, moves []backend.ImportRename) error {
+	for name := range a.suspect {
+		if slices.ContainsFunc(moves, func(m backend.ImportRename) bool { return m.To == name }) {
+			continue
+		}
+		if a.anew[name] >= anewMost {
+			return backend.Errorf(backend.KindInvalid, "The old store shows another mailbox under one name again and again.",
+				"mailbox %q was copied anew %d times", strings.ReplaceAll(string(name), backend.NameSeparator, "/"), anewMost)
+		}
+		a.log.Info("another mailbox has the name of one that was copied: copied anew", "mailbox", string(name))
+		if err := a.forsake(ctx, name); err != nil {
+			return err
+		}
+		if a.anew == nil {
+			a.anew = make(map[backend.MailboxName]int)
+		}
+		a.anew[name]++
+	}
+	a.suspect = nil
+	return nil
+}
