@@ -149,9 +149,10 @@ func (a *account) grown(pl *plan) (list []growth, total uint32) {
 // adoptBox looks at one mailbox from UID first on, at so many UIDs at a time as
 // hold about adoptChunk messages.
 func (a *account) adoptBox(ctx context.Context, c *remote.Client, p planned, first uint32, res *pass) error {
+	most := cmp.Or(a.chunk, adoptChunk)
 	width := uint64(1<<32 - 1)
-	if n := uint64(p.status.Messages); n > adoptChunk {
-		width = max(1, uint64(p.status.UIDNext)*adoptChunk/n)
+	if n := uint64(p.status.Messages); n > uint64(most) {
+		width = max(1, uint64(p.status.UIDNext)*uint64(most)/n)
 	}
 	for from := uint64(first); from < uint64(p.status.UIDNext); from += width {
 		uids := fmt.Sprintf("%d:%d", from, min(from+width, uint64(p.status.UIDNext))-1)
@@ -159,7 +160,7 @@ func (a *account) adoptBox(ctx context.Context, c *remote.Client, p planned, fir
 		if err != nil || validity == 0 {
 			return err
 		}
-		for chunk := range slices.Chunk(strays, adoptChunk) { // where UIDs are dense
+		for chunk := range slices.Chunk(strays, most) { // where UIDs are dense
 			if more, err := a.adoptSome(ctx, c, p, validity, l, chunk, res); err != nil || !more {
 				return err
 			}

@@ -440,12 +440,11 @@ func (c *contentIDs) trim(messages int) error {
 		return err
 	}
 	c.f, c.w, c.size = f, bufio.NewWriterSize(f, 16<<10), 0
-	for n, name := range c.called {
-		if c.names[name] != n && !c.filed[n] {
-			continue // of an old name
-		}
-		if err = c.mark(n); err != nil {
-			break
+	for _, named := range []bool{false, true} { // who has a name takes it last
+		for n, name := range c.called {
+			if (c.names[name] == n) == named && (named || c.filed[n]) {
+				err = errors.Join(err, c.mark(n))
+			}
 		}
 	}
 	if err = errors.Join(err, c.shut()); err == nil {

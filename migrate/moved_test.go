@@ -335,7 +335,7 @@ func TestCrashesAroundRenames(t *testing.T) {
 				err = p.err()
 			}
 			done = err == nil
-			second.close()
+			second.drop() // and leaves its file of ids as the kernel has it
 			third := open(own.Importer())
 			synced(t, third)
 			h.same(t, third, own)

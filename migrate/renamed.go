@@ -31,6 +31,7 @@ type placing struct {
 	ids     *contentIDs                  // nil: nothing is known of messages by their ids
 	noIDs   atomic.Bool                  // the source refused to tell them
 	onHold  bool                         // the last delta: nothing that can wait
+	chunk   int                          // messages in hand, where not adoptChunk
 	strict  bool                         // all messages are to be asked for again, so they are on hold
 	renamed int                          // mailboxes that were renamed with what they hold
 	lostIDs atomic.Bool                  // their file failed, or asking for them did
