@@ -5,18 +5,129 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-imap/v2"
 
 	"mailferry/backend"
-	"mailferry/internal/mailtest"
 	"mailferry/store"
 )
+
+func TestTrapMessageThatIsListedButNotGiven(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 70)}})
+	h.boxes[0].msgs[3].nobody = true
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	if n := len(fs.box(t, "anna", "INBOX").msgs); n != 69 {
+		t.Errorf("%d messages copied", n)
+	}
+	if got := exceptionsOf(a); got != "INBOX 4 the old store lists this message but does not give it skipped=true\n" {
+		t.Errorf("exceptions %q", got)
+	}
+	if err := a.compare(context.Background(), false); !backend.IsKind(err, backend.KindConflict) {
+		t.Errorf("a skipped message is equal: %v", err)
+	}
+	if err := a.compare(context.Background(), true); err != nil {
+		t.Errorf("with skipped messages allowed: %v", err)
+	}
+}
+
+// Courier serves a made-up message in the place of one that went.
+func TestTrapGhostBody(t *testing.T) {
+	h := startHostile(t, &hostile{typ: backend.StoreCourier, boxes: []*hostileBox{filled("INBOX", 5)}})
+	box := h.boxes[0]
+	h.bend = func(_ int, line string, answer []string) []string {
+		switch {
+		case strings.Contains(line, "BODY.PEEK") && len(box.msgs) == 5:
+			const ghost = "From: System Administrator\r\nSubject: message unavailable\r\n\r\ngone\r\n"
+			for i, s := range answer {
+				if strings.Contains(s, "(UID 2 ") {
+					answer[i] = fmt.Sprintf("* 2 FETCH (UID 2 BODY[] {%d}\r\n%s)", len(ghost), ghost)
+				}
+			}
+		case line == "NOOP":
+			box.msgs = slices.Delete(box.msgs, 1, 2)
+			answer = append([]string{"* 2 EXPUNGE"}, answer...)
+		}
+		return answer
+	}
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	b := fs.box(t, "anna", "INBOX")
+	if len(b.msgs) != 4 || b.msgs[2] != nil {
+		t.Errorf("%d messages, the made-up one: %+v", len(b.msgs), b.msgs[2])
+	}
+}
+
+func TestTrapWrongSizeOfAGoodMessage(t *testing.T) {
+	h := startHostile(t, &hostile{typ: backend.StoreDovecot, boxes: []*hostileBox{filled("INBOX", 3)}})
+	h.boxes[0].msgs[1].size = 9999
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	if b := fs.box(t, "anna", "INBOX"); len(b.msgs) != 3 {
+		t.Errorf("%d messages", len(b.msgs))
+	}
+	if !strings.Contains(exceptionsOf(a), "announced 9999 octets") {
+		t.Errorf("exceptions %q", exceptionsOf(a))
+	}
+}
+
+func TestTrapListingShorterThanExists(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 8)}})
+	h.bend = func(_ int, line string, answer []string) []string {
+		if strings.Contains(line, "FETCH 1:*") {
+			return append(answer[:5], "OK done")
+		}
+		return answer
+	}
+	a := h.account(newFakeStore())
+	defer a.close()
+	p, err := a.sync(context.Background())
+	if err != nil || !backend.IsKind(p.err(), backend.KindTemporary) {
+		t.Errorf("%v %v", err, p.err())
+	}
+}
+
+func TestTrapDatesAndFlagsOfTheCopy(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 2)}})
+	h.boxes[0].msgs[0].date, h.boxes[0].msgs[0].flags = "30-Feb-2020 00:00:00 +0000", `\Seen Foo[1] a%b`
+	fs := newFakeStore()
+	a := h.account(fs)
+	defer a.close()
+	synced(t, a)
+	m := fs.box(t, "anna", "INBOX").msgs[1]
+	if got := fmt.Sprint(m.InternalDate.Format("2006-01-02 -0700"), m.Flags); got != `2015-04-03 +0200[\Seen Foo[1=5D a=25b]` {
+		t.Errorf("message has %s", got)
+	}
+	for _, want := range []string{`flag "Foo[1]"`, `flag "a%b"`, "taken from Date"} {
+		if !strings.Contains(exceptionsOf(a), want) {
+			t.Errorf("no exception about %s in %q", want, exceptionsOf(a))
+		}
+	}
+}
+
+// Nothing that a copy sends may change the old store.
+func TestTrapNothingIsChangedAtTheSource(t *testing.T) {
+	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 20)}})
+	a := h.account(newFakeStore())
+	synced(t, a)
+	a.close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, line := range h.seen {
+		if strings.HasPrefix(line, "SELECT") || strings.Contains(line, "BODY[") || strings.Contains(line, "RFC822 ") || strings.Contains(line, "STORE") {
+			t.Errorf("sent %q", line)
+		}
+	}
+}
 
 // docs/traps.md says which trap each of these tests is.
 
@@ -256,272 +367,6 @@ func TestTrapOctets(t *testing.T) {
 	settle(t, h).same(h.boxes[0])
 }
 
-// A store that wants raw octets in LIST encoded in commands gets them so.
-func TestTrapNameIsKnownInTheOtherForm(t *testing.T) {
-	encoded := filled("Entw&APw-rfe", 3)
-	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 1), encoded}})
-	h.bend = func(_ int, line string, answer []string) []string {
-		for i, l := range answer {
-			if strings.HasPrefix(l, "* LIST") && strings.Contains(l, "Entw") {
-				answer[i] = "* LIST () \"/\" {9}\r\nEntw\xc3\xbcrfe"
-			}
-		}
-		return answer
-	}
-	s := settle(t, h)
-	if m, got := s.box("Entwürfe"); m.Messages != 3 || got[2].body != encoded.msgs[1].body {
-		t.Errorf("mailbox %+v", m)
-	}
-}
-
-// Names that some take for equal stay apart.
-func TestTrapNamesThatDifferLittle(t *testing.T) {
-	names := []string{"INBOX", "Trash", "trash", "Caf&AOk-", "Cafe&AwE-", "Sent", "Sent "}
-	var boxes []*hostileBox
-	for i, n := range names {
-		boxes = append(boxes, filled(n, i+1))
-	}
-	h := startHostile(t, &hostile{boxes: boxes})
-	s := settle(t, h)
-	for i, n := range []string{"INBOX", "Trash", "trash", "Café", "Cafe\u0301", "Sent", "Sent "} {
-		if m, _ := s.box(n); int(m.Messages) != i+1 {
-			t.Errorf("%q has %d messages", n, m.Messages)
-		}
-	}
-}
-
-// Hierarchy is kept as components: a name may hold another store's separator.
-func TestTrapSeparatorInAName(t *testing.T) {
-	h := startHostile(t, &hostile{sep: ".", boxes: []*hostileBox{filled("INBOX", 1), filled("a/b", 2), filled("a.b", 3), filled("a_b", 4)}})
-	s := settle(t, h)
-	for n, want := range map[string]uint32{"a/b": 2, "a\x00b": 3, "a_b": 4} {
-		if m, _ := s.box(strings.Split(n, "\x00")...); m.Messages != want {
-			t.Errorf("%q has %d messages", n, m.Messages)
-		}
-	}
-	if ns := s.User().Namespace; ns.Delimiter != "." || ns.Show(backend.JoinName("a", "b")) != "a.b" {
-		t.Errorf("namespace %+v", ns)
-	}
-}
-
-// Only the personal namespace is the user's own; its prefix is kept for clients.
-func TestTrapNamespaces(t *testing.T) {
-	h := startHostile(t, &hostile{caps: "NAMESPACE", sep: ".", boxes: []*hostileBox{filled("INBOX", 1), filled("INBOX.Sent", 2),
-		filled("user.bob", 3), filled("user.bob.x", 3), filled("shared.news", 4), filled("#news.misc", 5)}})
-	h.bend = func(_ int, line string, answer []string) []string {
-		if line == "NAMESPACE" {
-			return []string{`* NAMESPACE (("INBOX." ".")) (("user." ".")) (("shared." ".")("#news." "."))`, "OK done"}
-		}
-		return answer
-	}
-	s := settle(t, h)
-	boxes, err := s.Mailboxes(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, m := range boxes {
-		names = append(names, s.User().Namespace.Show(m.Name))
-	}
-	slices.Sort(names)
-	if got := fmt.Sprint(names); got != "[INBOX INBOX.Sent]" {
-		t.Errorf("mailboxes %s", got)
-	}
-	if got := strings.Count(exceptionsOf(s.copy), "not part of this account"); got != 4 {
-		t.Errorf("%d exceptions: %s", got, exceptionsOf(s.copy))
-	}
-}
-
-// Special use is an attribute. No name is taken for it, or changed.
-func TestTrapSpecialUse(t *testing.T) {
-	sent := filled("Gesendet", 2)
-	sent.attrs = `\HasNoChildren \Sent`
-	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 1), sent, filled("Sent", 3), filled("Papierkorb", 1)}})
-	s := settle(t, h)
-	for n, want := range map[string]string{"Gesendet": `[\Sent]`, "Sent": "[]", "Papierkorb": "[]"} {
-		if m, _ := s.box(n); fmt.Sprint(m.SpecialUse) != want {
-			t.Errorf("%s has %v", n, m.SpecialUse)
-		}
-	}
-}
-
-// No name is too odd: blanks, controls, wildcards, length, depth, empty levels.
-func TestTrapAwkwardNames(t *testing.T) {
-	deep := strings.Repeat("d/", 49) + "d"
-	long := strings.Repeat("x", 300)
-	names := []string{"INBOX", " leading", "trailing ", "two  blanks", "tab\there", "bell\x07", "50%", "a*", `quo"te`, `back\slash`,
-		"dbox-Mails", "~tilde", "..", long, deep, "2024", "NIL", "(", "{5}"}
-	boxes := []*hostileBox{}
-	for i, n := range names {
-		boxes = append(boxes, filled(n, i+1))
-	}
-	h := startHostile(t, &hostile{caps: "LITERAL+", boxes: boxes})
-	s := settle(t, h)
-	for i, n := range names {
-		if m, _ := s.box(strings.Split(n, "/")...); int(m.Messages) != i+1 {
-			t.Errorf("%q has %d messages, want %d", n, m.Messages, i+1)
-		}
-	}
-}
-
-// Refusals are told apart by what they mean: later, never, or not this way.
-func TestTrapThrottle(t *testing.T) {
-	for _, k := range []struct {
-		name   string
-		answer []string // to LOGIN; empty: the connection ends
-		first  []string // to the first command behind it
-		want   backend.Kind
-	}{
-		{"limit", []string{"NO [LIMIT] too many connections"}, nil, backend.KindTemporary},
-		{"throttled", []string{"NO [THROTTLED] slow down"}, nil, backend.KindTemporary},
-		{"in use", []string{"NO [INUSE] locked"}, nil, backend.KindTemporary},
-		{"unavailable", []string{"NO [UNAVAILABLE] directory is away"}, nil, backend.KindTemporary},
-		{"bye", []string{"* BYE [UNAVAILABLE] later", "NO bye"}, nil, backend.KindTemporary},
-		{"silent hang-up", []string{}, nil, backend.KindUnavailable},
-		{"wrong password", []string{"NO [AUTHENTICATIONFAILED] no"}, nil, backend.KindAuthentication},
-		{"authenticated but not connected", nil, []string{"BAD User is authenticated but not connected."}, backend.KindTemporary},
-		{"hang-up behind the login", nil, []string{}, backend.KindUnavailable},
-		{"bye behind the login", nil, []string{"* BYE [THROTTLED] Suggested Backoff Time: 299961 milliseconds", "NO bye"}, backend.KindTemporary},
-	} {
-		t.Run(k.name, func(t *testing.T) {
-			h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 1)}})
-			h.bend = func(_ int, line string, answer []string) []string {
-				switch {
-				case strings.HasPrefix(line, "LOGIN"):
-					if k.answer != nil {
-						return k.answer
-					}
-				case k.first != nil:
-					return k.first
-				}
-				return answer
-			}
-			a := h.account(newFakeStore())
-			defer a.close()
-			_, err := a.sync(context.Background())
-			if !backend.IsKind(err, k.want) {
-				t.Errorf("error of kind %v: %v", backend.KindOf(err), err)
-			}
-		})
-	}
-}
-
-// A line that breaks inside a message costs that message once more, and no
-// other: what was complete is kept.
-func TestTrapCutInsideAMessage(t *testing.T) {
-	box := filled("INBOX", 400)
-	for _, m := range box.msgs {
-		m.body += strings.Repeat("0123456789abcdef", 500)
-	}
-	h := startHostile(t, &hostile{boxes: []*hostileBox{box}})
-	relay := mailtest.NewRelay(t, net.JoinHostPort(h.store.Address, fmt.Sprint(h.store.Ports[backend.IMAP])))
-	h.store = storeAt(t, h.typ, relay.Addr, h.store.Login)
-	fs := newFakeStore()
-	relay.CutAfter(mailtest.ToClient, 1<<20)
-	a := h.account(fs)
-	defer a.close()
-	p, err := a.sync(context.Background())
-	if err == nil && p.err() == nil {
-		t.Fatal("nobody noticed that the line was cut")
-	}
-	for uid, m := range fs.box(t, "anna", "INBOX").msgs {
-		if string(m.data) != box.msgs[uid-1].body {
-			t.Errorf("UID %d is not whole", uid)
-		}
-	}
-	synced(t, a)
-	if got := len(fs.box(t, "anna", "INBOX").msgs); got != 400 || fs.puts != 400 {
-		t.Errorf("%d messages, %d put", got, fs.puts)
-	}
-}
-
-// A mailbox that was emptied and made anew while it was copied is started anew.
-func TestTrapUIDValidityChangesWhileCopying(t *testing.T) {
-	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 600)}})
-	cut := false
-	h.bend = func(_ int, line string, answer []string) []string {
-		if strings.Contains(line, "BODY.PEEK") && !cut {
-			cut = true
-			h.boxes[0] = holding("INBOX", repeated(600, func(i int) string { return fmt.Sprintf("Subject: anew %d\r\n\r\nx\r\n", i) })...)
-			h.boxes[0].validity = 8
-			return []string{} // the line breaks
-		}
-		return answer
-	}
-	fs := newFakeStore()
-	a := h.account(fs)
-	defer a.close()
-	if p, err := a.sync(context.Background()); err == nil && p.err() == nil {
-		t.Fatal("nobody noticed that the line was cut")
-	}
-	synced(t, a)
-	b := fs.box(t, "anna", "INBOX")
-	if b.meta.UIDValidity != 8 || len(b.msgs) != 600 {
-		t.Errorf("UIDVALIDITY %d, %d messages", b.meta.UIDValidity, len(b.msgs))
-	}
-	for uid, m := range b.msgs {
-		if !strings.HasPrefix(string(m.data), "Subject: anew") {
-			t.Fatalf("UID %d is of the mailbox before", uid)
-		}
-	}
-}
-
-// A mailbox without modseqs at a store that has them is compared flag by flag.
-func TestTrapNoModSeq(t *testing.T) {
-	h := startHostile(t, &hostile{caps: "CONDSTORE", boxes: []*hostileBox{filled("INBOX", 6)}})
-	h.bend = func(_ int, line string, answer []string) []string {
-		switch {
-		case strings.HasPrefix(line, "EXAMINE"):
-			return append([]string{"* OK [NOMODSEQ] none"}, answer...)
-		case strings.Contains(line, "MODSEQ"):
-			if strings.HasPrefix(line, "UID FETCH") {
-				return []string{"BAD no modseqs here"}
-			}
-		}
-		return answer
-	}
-	fs := newFakeStore()
-	a := h.account(fs)
-	defer a.close()
-	synced(t, a)
-	h.mu.Lock()
-	h.boxes[0].msgs[2].flags = `\Answered`
-	h.mu.Unlock()
-	synced(t, a)
-	if f := fs.box(t, "anna", "INBOX").msgs[3].Flags; len(f) != 1 || f[0] != imap.FlagAnswered {
-		t.Errorf("flags %v", f)
-	}
-}
-
-// Mail that comes while we copy is there after the next pass, once.
-func TestTrapDeliveryWhileCopying(t *testing.T) {
-	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 500)}})
-	box := h.boxes[0]
-	h.bend = func(_ int, line string, answer []string) []string {
-		if strings.Contains(line, "BODY.PEEK") && len(box.msgs) < 520 {
-			m := *box.msgs[0]
-			m.uid, m.body = box.next, fmt.Sprintf("Subject: late %d\r\n\r\nx\r\n", box.next)
-			box.next++
-			box.msgs = append(box.msgs, &m)
-			answer = append([]string{fmt.Sprintf("* %d EXISTS", len(box.msgs))}, answer...)
-		}
-		return answer
-	}
-	fs := newFakeStore()
-	a := h.account(fs)
-	defer a.close()
-	for range 40 {
-		synced(t, a)
-		if a.compare(t.Context(), false) == nil {
-			break
-		}
-	}
-	got := fs.box(t, "anna", "INBOX").msgs
-	if len(got) != len(box.msgs) || fs.puts != len(box.msgs) {
-		t.Errorf("%d messages, %d put; the old store has %d", len(got), fs.puts, len(box.msgs))
-	}
-}
-
 // Courier gives a mailbox its UIDVALIDITY in SELECT only, and tells no UIDNEXT.
 func TestTrapCourierSelect(t *testing.T) {
 	h := startHostile(t, &hostile{typ: backend.StoreCourier, boxes: []*hostileBox{filled("INBOX", 3)}})
@@ -537,120 +382,6 @@ func TestTrapCourierSelect(t *testing.T) {
 	if !slices.ContainsFunc(h.seen, func(l string) bool { return strings.HasPrefix(l, "SELECT") }) {
 		t.Error("no SELECT")
 	}
-}
-
-// Folders without mail, names without a mailbox, and very many of both.
-func TestTrapManyFolders(t *testing.T) {
-	n := 600
-	if mailtest.Soaking() {
-		n = 100_000
-	}
-	boxes := []*hostileBox{filled("INBOX", 1)}
-	for i := range n {
-		b := filled(fmt.Sprintf("f%02d/%06d", i%50, i), i%3%2)
-		if i < 50 {
-			b.name, b.attrs = fmt.Sprintf("f%02d", i), []string{`\Noselect`, `\NonExistent`, `\HasChildren`}[i%3]
-		}
-		boxes = append(boxes, b)
-	}
-	h := startHostile(t, &hostile{boxes: boxes})
-	s := settle(t, h)
-	all, err := s.Mailboxes(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	hollow, messages := 0, 0
-	for _, m := range all {
-		if m.NoSelect {
-			hollow++
-		}
-		messages += int(m.Messages)
-	}
-	want := 1
-	for _, b := range boxes[1:] {
-		if !strings.Contains(b.attrs, "No") {
-			want += len(b.msgs)
-		}
-	}
-	if len(all) != n+1 || hollow != 34 || messages != want {
-		t.Errorf("%d mailboxes, %d hollow, %d messages of %d", len(all), hollow, messages, want)
-	}
-}
-
-// A store that hangs up on idle connections costs one more login.
-func TestTrapIdleConnectionIsDropped(t *testing.T) {
-	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 3)}})
-	relay := mailtest.NewRelay(t, net.JoinHostPort(h.store.Address, fmt.Sprint(h.store.Ports[backend.IMAP])))
-	h.store = storeAt(t, h.typ, relay.Addr, h.store.Login)
-	a := h.account(newFakeStore())
-	defer a.close()
-	synced(t, a)
-	relay.CutAll()
-	synced(t, a)
-}
-
-// Copies and removals are two things: an interrupted pass forgets neither.
-func TestTrapInterruptedBetweenCopyAndRemoval(t *testing.T) {
-	h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 40)}})
-	box := h.boxes[0]
-	fs := newFakeStore()
-	a := h.account(fs)
-	synced(t, a)
-	for _, op := range []string{"setflags", "vanish", "put", "seal"} {
-		h.mu.Lock()
-		m := *box.msgs[0]
-		m.uid = box.next
-		box.next++
-		box.msgs[5].flags = "after-" + op
-		box.msgs = append(box.msgs[1:], &m)
-		h.mu.Unlock()
-		fs.fail = func(o string) error {
-			if o == op {
-				return backend.NewError(backend.KindUnavailable, "killed")
-			}
-			return nil
-		}
-		if p, err := a.sync(context.Background()); err == nil && p.err() == nil {
-			t.Errorf("%s: nobody noticed", op)
-		}
-		fs.fail = nil
-		a.close()
-		a = h.account(fs) // another process
-		synced(t, a)
-		if err := a.compare(t.Context(), false); err != nil {
-			t.Errorf("%s: %v", op, err)
-		}
-	}
-	a.close()
-}
-
-// A user is in one batch at a time.
-func TestTrapTwoRunsForOneUser(t *testing.T) {
-	src := startMem(t, 1, 400)
-	fs, release := newFakeStore(), make(chan struct{})
-	first := true
-	fs.fail = func(op string) error {
-		if op == "put" && first {
-			first = false
-			<-release
-		}
-		return nil
-	}
-	e, err := New(Options{Dir: t.TempDir(), Importer: fs, Placements: newFakePlacements(), Timing: Timing{BackOff: time.Millisecond},
-		Stores: map[string]*backend.Store{"old": src.store, "home": {Name: "home", Type: backend.StoreLocal}},
-		Lookup: func(_ context.Context, user string) (backend.Entry, error) {
-			return backend.Entry{User: user, Directory: "d", Store: "old", CheckPassword: true}, nil
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	id := start(t, e, BatchSpec{Users: []string{"u00"}, CopyOnly: true})
-	if _, err := e.Start(t.Context(), BatchSpec{Users: []string{"u00"}, To: "home"}); !backend.IsKind(err, backend.KindConflict) {
-		t.Errorf("a second batch of the same user: %v", err)
-	}
-	close(release)
-	wait(t, e, id)
 }
 
 // A message of any size is a stream.
