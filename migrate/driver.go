@@ -238,6 +238,9 @@ func (d *driver) outcome(good EventKind, err error) (Event, error) {
 	d.failures++
 	d.log.Warn("attempt failed", "state", d.move.State, "attempt", d.failures, "error", err)
 	switch k := backend.KindOf(err); {
+	case k == backend.KindNotFound && good != EvChecked && d.failures < d.b.attempts():
+		// A mailbox that was renamed or deleted since it was listed: the next pass
+		// sees what became of it.
 	case k == backend.KindAuthentication, k == backend.KindPermission, k == backend.KindConflict, k == backend.KindInvalid,
 		k == backend.KindNotFound, k == backend.KindExists, d.failures >= d.b.attempts():
 		return Event{Kind: EvGaveUp, Reason: err.Error()}, nil
