@@ -251,10 +251,13 @@ func (e *Engine) launch(b *batch) error {
 }
 
 // Resume goes on with every batch on disk that is not finished, users on hold
-// first; a hold that no batch knows of is ended. It is called once, before any Start, when placements can be read. It
-// returns without waiting for the moves.
+// first; a hold that no batch knows of is ended. It is called once, when placements
+// can be read; batches that were started before are left as they are. It returns
+// without waiting for the moves.
 func (e *Engine) Resume(ctx context.Context) error {
 	defer e.resumedOnce.Do(func() { close(e.resumed) })
+	e.starts.Lock() // a batch whose journal Start has just made is in e.batches, too
+	defer e.starts.Unlock()
 	ids, err := batches(e.opt.Dir)
 	if err != nil {
 		return fmt.Errorf("batches on disk: %w", err)
@@ -262,6 +265,9 @@ func (e *Engine) Resume(ctx context.Context) error {
 	for _, id := range ids {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if e.loaded(id) != nil {
+			continue
 		}
 		j, r, e2 := openJournal(e.dir(id))
 		if e2 != nil {

@@ -71,6 +71,21 @@ func TestNoUserIsInTwoBatchesAtOnce(t *testing.T) {
 	}
 }
 
+// TestResumeLeavesNewBatches: a batch that is started while the process still
+// comes up is not taken for one of before, which would move its users twice.
+func TestResumeLeavesNewBatches(t *testing.T) {
+	r := newRig(t, 1, 2)
+	e := r.engine(t)
+	id := start(t, e, BatchSpec{Users: []string{"u00"}, Each: later("u00")})
+	b := e.loaded(id)
+	if err := e.Resume(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if e.loaded(id) != b {
+		t.Error("the batch is worked on twice")
+	}
+}
+
 // TestEngineWithoutResumeStartsAtOnce: an unfinished batch of an earlier engine
 // keeps nobody waiting where none will be resumed.
 func TestEngineWithoutResumeStartsAtOnce(t *testing.T) {
