@@ -205,8 +205,21 @@ func (s *Samba) Dial(ctx context.Context, network, address string) (net.Conn, er
 	}
 	ch := make(chan result, 1)
 	go func() {
-		// The thread changes its namespace and therefore ends with the goroutine.
+		// The thread changes its namespace, and back: if it ended with the
+		// goroutine, so would every process that it started with a Pdeathsig.
 		runtime.LockOSThread()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			runtime.UnlockOSThread()
+			ch <- result{nil, err}
+			return
+		}
+		defer unix.Close(home)
+		defer func() {
+			if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+				runtime.UnlockOSThread()
+			}
+		}()
 		ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", s.d.pid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			ch <- result{nil, fmt.Errorf("samba is down: %w", err)}
