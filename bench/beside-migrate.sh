@@ -2,7 +2,7 @@
 # of its own in $RUN/migrate, made anew when the part runs again.
 # shellcheck shell=bash
 
-MIGRATE_PARTS="moves copy cyrus distance read correct"
+MIGRATE_PARTS="moves copy cyrus distance read correct correct-cyrus"
 MIGRATE_RUNS=${MIGRATE_RUNS:-1}
 
 # begin PART: servers and seeds are there, results go to the part's files
@@ -98,20 +98,31 @@ print(sum(p["user"] in users and p["store"] == "home" for p in json.load(sys.std
 # rows: LABEL TOOL USERS PARALLEL MANIFEST from stdin; a label is TOOL.CASE
 rows() { migrate each; }
 
-# moves: from Dovecot into our own store, beside tools that copy into Dovecot
+# moves: from Dovecot into our own store, beside tools that copy into Dovecot, and beside what the source gives at most
 part_moves() {
 	local k
 	begin moves
 	node old
 	for k in $(seq "$MIGRATE_RUNS"); do
 		rows <<-'R'
+			drain.big drain big1 1 -
+			drain.many-1 drain s001..s020 1 -
+			drain.many-4 drain s001..s020 4 -
+			drain.many-8 drain s001..s020 8 -
+			nochange.big nochange big1 1 -
+			nochange.many-1 nochange s001..s020 1 -
+			nochange.many-4 nochange s001..s020 4 -
+			nochange.many-8 nochange s001..s020 8 -
 			doveadm-backup.big doveadm-backup big1 1 big
 			mbsync.big mbsync big1 1 big
+			imapsync-go.big imapsync-go big1 1 big
 			doveadm-backup.many-1 doveadm-backup s001..s020 1 std
 			mbsync.many-1 mbsync s001..s020 1 std
 			doveadm-backup.many-4 doveadm-backup s001..s020 4 std
 			mbsync.many-4 mbsync s001..s020 4 std
 			imapsync.many-4 imapsync s001..s004 4 std
+			imapsync-go.many-4 imapsync-go s001..s008 4 std
+			offlineimap.many-4 offlineimap s001..s002 4 std
 			doveadm-backup.many-8 doveadm-backup s001..s020 8 std
 			mbsync.many-8 mbsync s001..s020 8 std
 		R
@@ -121,7 +132,7 @@ part_moves() {
 			mailferry.many-4 mailferry s001..s020 4 std
 			mailferry.many-8 mailferry s001..s020 8 std
 		R
-		peak mailferry-8
+		peak many-8
 		on_node rows <<-'R'
 			mailferry-again.big mailferry-again big1 1 -
 			mailferry-again.many-1 mailferry-again s001..s020 1 -
@@ -152,14 +163,19 @@ part_copy() {
 	begin copy
 	for k in $(seq "$MIGRATE_RUNS"); do
 		rows <<-'R'
+			pipe.big pipe big1 1 -
 			mailferry-copy.big mailferry-copy big1 1 big
+			pipe.many-1 pipe s001..s020 1 -
 			mailferry-copy.many-1 mailferry-copy s001..s020 1 std
+			pipe.many-4 pipe s001..s020 4 -
 			mailferry-copy.many-4 mailferry-copy s001..s020 4 std
+			pipe.many-8 pipe s001..s020 8 -
 			mailferry-copy.many-8 mailferry-copy s001..s020 8 std
-			imapsync-go.many-4 imapsync-go s001..s008 4 std
+			nochange2.big nochange2 big1 1 -
+			nochange2.many-1 nochange2 s001..s020 1 -
+			nochange2.many-4 nochange2 s001..s020 4 -
+			nochange2.many-8 nochange2 s001..s020 8 -
 		R
-		MODES=multi CONNS='1 4 8' migrate pipe s001..s020
-		MODES=multi CONNS=1 ROWTAG=big- migrate pipe big1
 	done
 	finish
 }
@@ -171,28 +187,37 @@ part_cyrus() {
 	node cyr
 	for k in $(seq "$MIGRATE_RUNS"); do
 		SOURCE=cyrus rows <<-'R'
+			drain.cyrus-big drain cbig1 1 -
+			drain.cyrus-many drain c001..c004 4 -
+			nochange.cyrus-many nochange c001..c004 4 -
+			nochange2.cyrus-many nochange2 c001..c004 4 -
 			doveadm-backup.cyrus-big doveadm-backup cbig1 1 cyrus-big
 			mbsync.cyrus-big mbsync cbig1 1 cyrus-big
+			pipe.cyrus-big pipe cbig1 1 -
 			mailferry-copy.cyrus-big mailferry-copy cbig1 1 cyrus-big
 			doveadm-backup.cyrus-many doveadm-backup c001..c004 4 cyrus
 			mbsync.cyrus-many mbsync c001..c004 4 cyrus
-			imapsync.cyrus-many imapsync c001..c004 4 cyrus
+			pipe.cyrus-many pipe c001..c004 4 -
 			mailferry-copy.cyrus-many mailferry-copy c001..c004 4 cyrus
+		R
+		SOURCE=cyrus ONCE=1 rows <<-'R'
+			imapsync.cyrus-many imapsync c001..c002 4 cyrus
+			offlineimap.cyrus-many offlineimap c001 4 cyrus
 		R
 		SOURCE=cyrus ONCE=1 on_node rows <<-'R'
 			mailferry.cyrus-big mailferry cbig1 1 cyrus-big
 			mailferry.cyrus-many mailferry c001..c004 4 cyrus
 		R
 		SOURCE=cyrus on_node rows <<-'R'
-			mailferry-again.cyrus-big mailferry-again cbig1 1 -
 			mailferry-again.cyrus-many mailferry-again c001..c004 4 -
 		R
-		TARGET=cyrus rows <<-'R'
+		TARGET=cyrus ONCE=1 rows <<-'R'
 			mbsync.to-cyrus mbsync s001..s004 4 std
-			imapsync.to-cyrus imapsync s001..s002 2 std
+			imapsync.to-cyrus imapsync s001..s002 4 std
+			pipe.to-cyrus pipe s001..s004 4 -
 			mailferry-copy.to-cyrus mailferry-copy s001..s004 4 std
 		R
-		SOURCE=cyrus TARGET=cyrus rows <<-'R'
+		SOURCE=cyrus TARGET=cyrus ONCE=1 rows <<-'R'
 			mbsync.cyrus-to-cyrus mbsync c001..c004 4 cyrus
 			mailferry-copy.cyrus-to-cyrus mailferry-copy c001..c004 4 cyrus
 		R
@@ -201,30 +226,58 @@ part_cyrus() {
 }
 
 # distance: the source 40 ms away (round trip), and the target of copies, too; our own store, like the store that
-# doveadm backup writes, is where the tool is
+# doveadm backup writes, is where the tool is. The near rows are what the far ones are compared with.
 part_distance() {
 	local k
 	begin distance
-	node far ip netns exec mig24100-tool
-	migrate wan-up || exit 1
 	for k in $(seq "$MIGRATE_RUNS"); do
+		node old
+		ONCE=1 on_node rows <<-'R'
+			mailferry.near-big mailferry wbig1 1 wanbig
+			mailferry.near-many mailferry w01..w08 8 wan
+			mailferry.near-20 mailferry s001..s020 8 std
+		R
+		stop migrate
+		ONCE=1 rows <<-'R'
+			mailferry-copy.near-big mailferry-copy wbig1 1 wanbig
+			mailferry-copy.near-many mailferry-copy w01..w08 8 wan
+		R
+		node far ip netns exec mig24100-tool
+		migrate wan-up || exit 1
 		WAN=1 rows <<-'R'
+			drain.far-20000 drain big1 1 -
+			drain.far-big drain wbig1 1 -
+			drain.far-many drain w01..w08 8 -
+			drain.far-20 drain s001..s020 20 -
+			nochange.far-many nochange w01..w08 8 -
+			nochange.far-20 nochange s001..s020 20 -
+			nochange2.far-many nochange2 w01..w08 8 -
 			doveadm-backup.far-big doveadm-backup wbig1 1 wanbig
 			mbsync.far-big mbsync wbig1 1 wanbig
+			pipe.far-big pipe wbig1 1 -
 			mailferry-copy.far-big mailferry-copy wbig1 1 wanbig
 			doveadm-backup.far-many doveadm-backup w01..w08 8 wan
 			mbsync.far-many mbsync w01..w08 8 wan
-			imapsync.far-many imapsync w01..w04 4 wan
+			imapsync-go.far-many imapsync-go w01..w08 8 wan
+			pipe.far-many pipe w01..w08 8 -
 			mailferry-copy.far-many mailferry-copy w01..w08 8 wan
 		R
+		WAN=1 ONCE=1 rows <<-'R'
+			imapsync.far-many imapsync w01..w08 8 wan
+			offlineimap.far-many offlineimap w01..w02 8 wan
+		R
 		WAN=1 ONCE=1 on_node rows <<-'R'
+			mailferry.far-20000 mailferry big1 1 big
 			mailferry.far-big mailferry wbig1 1 wanbig
 			mailferry.far-many mailferry w01..w08 8 wan
+			mailferry.far-20 mailferry s001..s020 20 std
 		R
 		WAN=1 on_node rows <<-'R'
-			mailferry-again.far-big mailferry-again wbig1 1 -
 			mailferry-again.far-many mailferry-again w01..w08 8 -
+			mailferry-again.far-20 mailferry-again s001..s020 20 -
 		R
+		stop migrate
+		migrate wan-down
 	done
 	finish
 }
@@ -239,20 +292,21 @@ part_read() {
 }
 
 # correct: what is lost, doubled, renamed or changed: odd messages and names, changes between two passes, both sides
-# in use, kills
-part_correct() {
-	begin correct
-	local s
-	for s in dovecot cyrus; do
-		export SOURCE=$s
-		migrate functional mailferry-copy doveadm-backup mbsync imapsync
-		TARGET=cyrus migrate functional mailferry-copy
-		[ $s = cyrus ] && node cyr || node old
-		ONCE=1 CASES='torture odd' on_node migrate functional mailferry
-		CASES='delta live' on_node migrate functional mailferry-steps
-		[ $s = cyrus ] && node cyrslow || node slow
-		CRASH_DELAY=60ms CASES=crash on_node migrate functional mailferry-resumed # its node takes a second to start
-	done
+# in use, kills. correct: from Dovecot; correct-cyrus: from Cyrus
+part_correct() { correct dovecot correct imapsync-go offlineimap; }
+part_correct-cyrus() { correct cyrus correct-cyrus; }
+correct() { # SOURCE PART [PEER...]
+	begin "$2"
+	export SOURCE=$1
+	local n=old slow=slow
+	[ "$1" != cyrus ] || n=cyr slow=cyrslow
+	migrate functional mailferry-copy doveadm-backup mbsync imapsync "${@:3}"
+	TARGET=cyrus migrate functional mailferry-copy
+	node $n
+	ONCE=1 CASES='torture odd' on_node migrate functional mailferry
+	CASES='delta live' on_node migrate functional mailferry-steps
+	node $slow
+	CRASH_DELAY=60ms CASES=crash on_node migrate functional mailferry-resumed # its node takes a second to start
 	unset SOURCE
 	finish
 }

@@ -12,6 +12,8 @@ import re
 import statistics
 import sys
 
+import beside_migrate
+
 RUN = sys.argv[1]
 OURS = "mailferry"
 YARDSTICKS = ("relay", "fake", "direct")  # no servers: they are shown, and win nothing
@@ -184,58 +186,6 @@ def store():
         table.show(f"{metric}{', ' + unit if unit.strip('/s') else ''}", lower=lower)
 
 
-def migrate():
-    rate, cpu, rss = Table(0), Table(0), Table(0)
-    again, users = Table(0), re.compile(r"^\D+0*(\d+)\.\.\D+0*(\d+)$")
-    rows = {"big": "one mailbox of 20,000", "1": "20 mailboxes of 1,000, one at a time", "2": "20 mailboxes, 2 at a time", "4": "20 mailboxes, 4 at a time", "8": "20 mailboxes, 8 at a time"}
-    for r in lines("migrate", "results.jsonl"):
-        if "raw" not in r and r.get("pass") == "again" and r.get("wall_s"):
-            m = users.match(r["users"])
-            n = int(m[2]) - int(m[1]) + 1 if m else 1
-            again.add(rows.get(r["label"].rsplit("-", 1)[1], r["label"]), r["tool"].removesuffix("-again"), n / r["wall_s"])
-        if "raw" in r or r["pass"] != "first" or not r.get("messages"):
-            continue
-        row, peer = rows.get(r["label"].rsplit("-", 1)[1], r["label"]), r["tool"]
-        s = r.get("server_cpu_s", {})
-        rate.add(row, peer, r["msg_s"])
-        cpu.add(row, peer, 1000 * (r["user_s"] + r["sys_s"] + s.get("src", 0) + s.get("dst", 0)) / r["messages"])
-    rate.show("Messages per second")
-    cpu.show("CPU of tool, source and target, s per 1,000 messages", lower=True)
-    again.show("A second run with nothing new, users per second")
-    for r in lines("migrate", "peak.jsonl"):
-        rss.add(r["label"], OURS, r["peak_mib"])
-    rss.show("Most memory of the node, MiB", lower=True)
-    read_side()
-    for r in lines("migrate", "functional.jsonl"):
-        v = r["verify"]
-        m = v["messages"]
-        print(f"{r['label']}: intact {m['intact']} of {m['expected']}, identity_perfect {v.get('identity_perfect')}, content_perfect {v.get('content_perfect')}")
-
-
-def read_side():
-    """Benchmarks of the engine by itself, beside the bare drain of the same store."""
-    try:
-        text = open(os.path.join(RUN, "migrate-read", "results.txt")).read()
-    except FileNotFoundError:
-        return
-    names = {
-        "Copy/drain": ("near", "bare drain"), "Copy/read": ("near", "read, parsed, hashed"), "Copy/store": ("near", "into our store"),
-        "Distance/drain/0": ("near, small messages", "bare drain"), "Distance/big/0": ("near, small messages", "read, parsed, hashed"),
-        "Distance/drain/20ms": ("40 ms away, small messages", "bare drain"), "Distance/big/20ms": ("40 ms away, small messages", "read, parsed, hashed"),
-        "Distance/folders/0": ("100 folders, near", "read, parsed, hashed"), "Distance/folders/20ms": ("100 folders, 40 ms away", "read, parsed, hashed"),
-        "FarUsers/0": ("24 users of 400, near", "into our store"), "FarUsers/20ms": ("24 users of 400, 40 ms away", "into our store"),
-    }
-    t, u = Table(0), Table(0)
-    for m in re.finditer(r"^Benchmark(\S+?)-\d+\s.*?([\d.]+) (msg|users)/s", text, re.M):
-        name, value, unit = m.groups()
-        if unit == "msg" and name in names:
-            t.add(*names[name], value)
-        elif unit == "users":
-            u.add("users per second", {"Copy/asked": "login and survey alone", "Copy/unchanged": "an unchanged pass"}[name], value)
-    t.show("The engine's read side beside the bare drain, messages per second")
-    u.show("A pass with nothing new, without our store")
-
-
 def engine():
     t = Table(0)
     try:
@@ -248,5 +198,5 @@ def engine():
     t.show("Deliveries per second into our store, without a protocol")
 
 
-for part in (proxy, store, migrate, engine):
+for part in (proxy, store, lambda: beside_migrate.show(RUN), engine):
     part()

@@ -2,7 +2,7 @@
 # mailferry beside its peers, in one run: the rows of docs/benchmarks.md.
 #
 #   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; README.md says how long
-#                         each takes). migrate is: moves copy cyrus distance read correct
+#                         each takes). migrate is: moves copy cyrus distance read correct correct-cyrus
 #   beside.sh profile     CPU profiles of mailferry under the loads of the parts
 #   beside.sh down        stop everything that a part has started
 #
@@ -13,6 +13,7 @@
 #   LOCK     file locked in timed runs  (default $RUN/lock)
 #   RUNS     rounds of store and engine; in each, peers and mailferry take turns (default 3)
 #   MIGRATE_RUNS   rounds of the parts of migrate (default 1)
+#   TOOLS    only rows of migrate by these tools and yardsticks (patterns, say 'mailferry*')
 #   PROXY_RUNS, PROXY_DUR   rounds and measured time of the proxy part (default 1, 1500ms; logins with 50
 #            clients are measured three times in a round)
 #   BIG      messages of the big mailbox of the store part   (default 10000)

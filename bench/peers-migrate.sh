@@ -10,7 +10,10 @@
 #   peers-migrate.sh cyrus-install   chroot with Cyrus in CYRUS_ROOT
 #   peers-migrate.sh up | seed | bench [ROW...] | report | down
 #   peers-migrate.sh each <ROWS      rows by hand: LABEL TOOL USERS PARALLEL MANIFEST,
-#     one a line; those of tools that are absent are left out
+#     one a line; those of tools that are absent are left out. TOOL may be a
+#     yardstick: drain (read and thrown away), pipe (FETCH into MULTIAPPEND,
+#     nothing checked), nochange (login and state of the source), nochange2
+#     (of both sides); PARALLEL is its number of connections
 #   peers-migrate.sh functional [TOOL...]   correctness: torture mailboxes,
 #     delta, live and crash of each tool (verify lines go to FOUT)
 #   peers-migrate.sh delta TOOL USER      second pass after changes (correctness)
@@ -36,6 +39,7 @@
 # no Cyrus), IMAPSYNC, IMAPSYNC_GO, MAILFERRY paths of these tools, OUT, FOUT results,
 # EXTRA further rows (LABEL TOOL USERS PARALLEL MANIFEST, one a line), ONECALL
 # 1: a row calls its tool once, with all users as arguments and PAR set.
+# TOOLS: only rows and cases of these tools and yardsticks (patterns).
 # SOURCE=cyrus: Cyrus is the source of rows and of the correctness cases.
 # TARGET=cyrus: a second Cyrus, empty at the start of each row, is the target.
 # A server of one's own as the target: TARGET host:port, TARGET_TLS its port
@@ -107,9 +111,20 @@ install_imapsync_go() {
 		(cd "$RUN/src/imapsync-go" && go build -o "$IMAPSYNC_GO" ./cmd/imapsync-go) || say "cannot build imapsync-go from $IMAPSYNC_GO_GIT"
 }
 
+# wanted TOOL: is it among TOOLS (patterns)?
+wanted() {
+	local p
+	[ -n "${TOOLS:-}" ] || return 0
+	set -f
+	for p in $TOOLS; do case $1 in $p) set +f && return 0 ;; esac; done
+	set +f
+	return 1
+}
+
 # have TOOL: is it here? Says so once when it is not.
 have() {
 	local t=$1 ok=1
+	wanted "$t" || return 1
 	case $t in
 	imapsync | imapsync-fast) [ -f "$IMAPSYNC" ] && perl -c "$IMAPSYNC" >/dev/null 2>&1 || ok= ;;
 	imapsync-go) [ -x "$IMAPSYNC_GO" ] || ok= ;;
@@ -159,7 +174,7 @@ to=dovecot # what the target is: dovecot, cyrus, own
 [ -z "${TARGET:-}" ] || to=own
 if [ "${TARGET:-}" = cyrus ]; then
 	to=cyrus
-	TARGET=127.0.0.1:$(port cyt imap) TARGET_PID=$CYRUS_ROOT$CYRUS_DIR-target/master.pid TARGET_WIPE="$here/peers-migrate.sh cyrus-fresh"
+	TARGET=127.0.0.1:$(port cyt imap) TARGET_POP=127.0.0.1:$(port cyt pop) TARGET_PID=$CYRUS_ROOT$CYRUS_DIR-target/master.pid TARGET_WIPE="$here/peers-migrate.sh cyrus-fresh"
 	export RUN CYRUS_ROOT
 fi
 if [ -n "${TARGET:-}" ]; then
@@ -668,7 +683,7 @@ row() {
 			python3 - "$m" "$c" "$pass" "$tool" "$users" "$par" <<-'P' | tee -a "$OUT"
 				import json,sys,time
 				m=json.loads(open(sys.argv[1]).readline()); c=json.loads(sys.argv[2])
-				m.update(c); m["at"]=time.strftime("%Y-%m-%dT%H:%M:%SZ",time.gmtime()); m["pass"]=sys.argv[3]; m["tool"]=sys.argv[4]; m["users"]=sys.argv[5]; m["par"]=int(sys.argv[6])
+				m.update(c); m["at"]=time.strftime("%Y-%m-%dT%H:%M:%SZ",time.gmtime()); m["pass"]=sys.argv[3]; m["tool"]=sys.argv[4]; m["users"]=sys.argv[5]; m["par"]=int(sys.argv[6]); m["load"]=float(open("/proc/loadavg").read().split()[0])
 				if c and m["wall_s"]:
 				    m["msg_s"]=round(c["messages"]/m["wall_s"],1); m["mb_s"]=round(c["octets"]/m["wall_s"]/1e6,2)
 				print(json.dumps(m))
@@ -770,6 +785,8 @@ each() {
 		[ $# -eq 0 ] || [[ " $* " == *" $l "* ]] || continue
 		n=$((n + 1))
 		[ "$t" != doveadm-backup ] && [ "$t" != doveadm-sync ] || [ -z "${TARGET:-}" ] || { left=$((left + 1)) && continue; } # writes Dovecot's store only
+		wanted "$t" || { left=$((left + 1)) && continue; }
+		case $t in drain | pipe | nochange | nochange2) yardstick "$pre$l" "$t" "$u" "$p" </dev/null && continue ;; esac
 		have "$t" || { left=$((left + 1)) && continue; }
 		row "$pre$l" "$t" "$u" "$p" "$m" </dev/null
 	done < <(cat && echo "${EXTRA:-}")
@@ -909,8 +926,20 @@ raw_row() {
 	python3 - "$m" "$r" <<-'P' | tee -a "$OUT"
 		import json,sys,time
 		m=json.loads(open(sys.argv[1]).readline()); m["at"]=time.strftime("%Y-%m-%dT%H:%M:%SZ",time.gmtime())
-		m["raw"]=json.loads(open(sys.argv[2]).readline()); print(json.dumps(m))
+		m["raw"]=json.loads(open(sys.argv[2]).readline()); m["load"]=float(open("/proc/loadavg").read().split()[0]); print(json.dumps(m))
 	P
+}
+
+# yardstick LABEL KIND USERS CONNS: see each
+yardstick() {
+	local from="-addr ${SRC_HOST:-127.0.0.1}:$(port $src imap) -pass $PASS -users $3 -conns $4"
+	local into="-to ${DST_HOST:-127.0.0.1}:${DST_PORT:-$(port dst imap)} -to-pass $PASS"
+	case $2 in
+	drain) warm "$3" && raw_row "$1" fetch $from ;;
+	pipe) wipe "$3" && warm "$3" && raw_row "$1" pipe $from $into -mode multi ;;
+	nochange) raw_row "$1" nochange $from ;;
+	nochange2) raw_row "$1" nochange $from $into ;;
+	esac
 }
 
 # raw_bench [USERS [CONNS...]]: what the servers give and take at most
