@@ -194,14 +194,13 @@ class Migration:
                 new = v["src_new_in_dst"] + v["dst_new_in_dst"]
                 rows.append((case, way, tool, f"{v['inbox_src']}", number0(v["of_src_lost"] + (10 - new if new < 10 else 0)), "", "", "", "", "", "", f"new mail there: {v['src_new_in_dst']} of 5 of the source, {v['dst_new_in_dst']} of 5 of the target"))
                 continue
-            v = j["verify"]
-            m, f, u = v["messages"], v["folders"], v["pop3_uidl"]
+            v, c = j["verify"], Counts(j["verify"])
+            m, u = v["messages"], v["pop3_uidl"]
             ends = "identity_perfect" if v["identity_perfect"] else "content_perfect" if v["content_perfect"] else ""
-            note = [ends] * bool(ends) + ([f"{j['kills']} kills hit"] if "kills" in j else [])
-            rows.append((case, way, tool, f"{m['intact']:,} of {m['expected']:,}", number0(m["missing"]), number0(m["duplicated"] + m["extra"]),
-                         renamed(f), number0(m["changed_header_only"] + m["changed_body"]),
-                         number0(v["flags"]["system_differ"] + v["flags"]["keywords_differ"] + v["internaldate"]["differ"]),
-                         f"{v['uid']['differ']} / {v['uidvalidity']['differ']}", f"{u['same']} / {u['differ'] + u['missing']}", ", ".join(note)))
+            note = [ends] * bool(ends) + ([f"{j['kills']} kills hit"] if "kills" in j else []) + c.refusals()
+            rows.append((case, way, tool, f"{m['intact']:,} of {m['expected']:,}", number0(c.lost), number0(c.many), f"**{c.gone}, {c.new}**" if c.gone or c.new else "0",
+                         number0(c.changed), number0(c.marks), f"{v['uid']['differ']} / {v['uidvalidity']['differ']}",
+                         f"{u['same']} / {u['differ'] + u['missing']}", ", ".join(note)))
         order = {c: i for i, c in enumerate([*CASES, "odd", "torture", "delta-1", "delta-2", "live", "crash"])}
         rows.sort(key=lambda r: (r[1].split()[0], order.get(r[0], 99), r[2].startswith(OWN), r[1]))
         table("**What arrived, judged by `mailseed verify`**", ["case", "way", "tool", "intact", "lost", "doubled or too many", "folders gone, new", "octets changed",
@@ -217,9 +216,8 @@ class Migration:
             if "live" in j:
                 total[0] += j["live"]["of_src_lost"] + 10 - j["live"]["src_new_in_dst"] - j["live"]["dst_new_in_dst"]
                 continue
-            m, f, v = j["verify"]["messages"], j["verify"]["folders"], j["verify"]
-            for i, x in enumerate((m["missing"], m["duplicated"] + m["extra"], f["missing"] + f["extra"], m["changed_header_only"] + m["changed_body"],
-                                   v["flags"]["system_differ"] + v["flags"]["keywords_differ"] + v["internaldate"]["differ"])):
+            c, v = Counts(j["verify"]), j["verify"]
+            for i, x in enumerate((c.lost, c.many, c.gone + c.new, c.changed, c.marks)):
                 total[i] += x
             if target:
                 total[4] += v["uid"]["differ"] + v["uidvalidity"]["differ"] + v["pop3_uidl"]["differ"] + v["pop3_uidl"]["missing"]
@@ -292,8 +290,22 @@ def number0(n):
     return f"**{n:,}**" if n else "0"
 
 
-def renamed(f):
-    return f"**{f['missing']}, {f['extra']}**" if f["missing"] or f["extra"] else "0"
+class Counts:
+    """What a tool did, without what the target refuses to take."""
+
+    def __init__(self, v):
+        m, f, flags, subs = v["messages"], v["folders"], v["flags"], v["subscriptions"]
+        self.no = v.get("refused") or dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "subscriptions"), 0)
+        self.lost = m["missing"] - self.no["messages"] - self.no["renamed_messages"]
+        self.many = m["duplicated"] + m["extra"] - self.no["renamed_messages"]
+        self.gone, self.new = f["missing"] - self.no["folders"], f["extra"] - self.no["renamed"]
+        self.changed = m["changed_header_only"] + m["changed_body"]
+        self.marks = flags["system_differ"] + flags["keywords_differ"] + v["internaldate"]["differ"]
+
+    def refusals(self):
+        n = self.no
+        return ([f"{n['folders']} names refused by the target, {n['renamed']} of them there under another"] if n["folders"] else []) + (
+            [f"{n['messages']} messages refused by the target"] if n["messages"] else [])
 
 
 def lowest(rows):

@@ -697,12 +697,14 @@ row() {
 # verdict LABEL TOOL MANIFEST [flags]: compare the destination; the full
 # answer with examples goes to RUN/verify, the counts to FOUT
 verdict() {
-	local label=$1 tool=$2 man=$3 f=$RUN/verify/$1.json
+	local label=$1 tool=$2 man=$3 f=$RUN/verify/$1.$SOURCE-$to.json
 	shift 3
 	mkdir -p "$RUN/verify"
 	local has=
 	[ -z "${TARGET_HAS:-}" ] || has=$($TARGET_HAS "$@")
-	dst_ms verify $(dst_ep) -samples 6 -manifest "$man" "$@" >"$f" || { say "$label: nothing to compare" && return; }
+	local from=
+	[ "$to" = own ] || from="-from 127.0.0.1:$(port $src imap)" # our store has to take all
+	dst_ms verify $(dst_ep) $from -samples 6 -manifest "$man" "$@" >"$f" || { say "$label: nothing to compare" && return; }
 	python3 - "$f" "$label" "$tool" "$SOURCE" "$to" "$has" "${hits:-}" <<-'P' | tee -a "$FOUT"
 		import json,sys
 		v=json.load(open(sys.argv[1])); v.pop("samples",None); v.pop("server",None)
@@ -909,7 +911,9 @@ functional() {
 			torture) row "$t.torture" "$t" "${q}01" 1 "${m}torture" ;;
 			odd) row "$t.odd" "$t" "${q}02" 1 "${m}oddmail" ;;
 			crash) crash "$t" "${p}01" ;;
-			delta) delta "$t" "${p}02" ;;
+			delta) # the same as the source is what is asked for: as mirrors, those that can
+				COPY_OPTS='--delete2 --delete2folders --mass-delete' IMAPSYNC_OPTS='--delete2 --delete2folders' delta "$t" "${p}02"
+				;;
 			live) live "$t" "${p}03" ;;
 			esac
 		done

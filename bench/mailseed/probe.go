@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+)
+
+// refusals says how much of what is missing at a target the target refuses:
+// names that CREATE, and messages that APPEND answers with NO.
+type refusals struct {
+	Folders         int `json:"folders"`          // of folders.missing
+	Renamed         int `json:"renamed"`          // of folders.extra: each holds just what one of these held
+	RenamedMessages int `json:"renamed_messages"` // of messages.missing, and of messages.extra
+	Messages        int `json:"messages"`         // of messages.missing, in folders that are there
+	Subscriptions   int `json:"subscriptions"`    // of subscriptions.missing, and of subscriptions.extra
+}
+
+const probeFolder = "mailseed-probe"
+
+// probe asks the target, with plain commands, for what compare missed: it
+// creates what is missing, and deletes it again.
+func (r *report) probe(src, dst endpoint, want, got *manifest) error {
+	r.Refused = &refusals{}
+	for _, w := range want.Users {
+		for _, g := range got.Users {
+			if g.User == w.User {
+				if err := r.probeUser(src, dst, w, g); err != nil {
+					return fmt.Errorf("%s: %w", w.User, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (r *report) probeUser(src, dst endpoint, w, g *userM) error {
+	there, known := map[string]*folderM{}, map[string]bool{}
+	for _, f := range g.Folders {
+		if !f.NoSelect {
+			there[pathKey(f.Path)] = f
+		}
+	}
+	for _, f := range w.Folders {
+		known[pathKey(f.Path)] = true
+	}
+	d, err := dialIMAP(dst, w.User)
+	if err != nil {
+		return err
+	}
+	defer d.nc.Close()
+	dn, err := d.naming()
+	if err != nil {
+		return err
+	}
+	subscribed := map[string]bool{}
+	for _, p := range w.Subscribed {
+		subscribed[pathKey(p)] = true
+	}
+	for _, f := range w.Folders {
+		if f.NoSelect {
+			continue
+		}
+		if o := there[pathKey(f.Path)]; o != nil {
+			if err := r.probeMessages(src, d, dn, w.User, f, o); err != nil {
+				return err
+			}
+			continue
+		}
+		refused := strings.Contains(strings.Join(f.Path, ""), dn.sep)
+		if !refused {
+			if refused, err = refuses(d, "CREATE "+quote(dn.raw(f.Path))); err != nil {
+				return err
+			}
+			if !refused {
+				_, _ = d.cmd("DELETE " + quote(dn.raw(f.Path)))
+				continue
+			}
+		}
+		r.Refused.Folders++
+		for k, o := range there {
+			if !known[k] && len(o.Path) == len(f.Path) && contents(o) == contents(f) {
+				known[k] = true
+				r.Refused.Renamed++
+				r.Refused.RenamedMessages += len(f.Msgs)
+				if subscribed[pathKey(f.Path)] {
+					r.Refused.Subscriptions++
+				}
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// probeMessages appends what f has and o has not.
+func (r *report) probeMessages(src endpoint, d *imapConn, dn naming, user string, f, o *folderM) error {
+	have := map[string]int{}
+	for _, m := range o.Msgs {
+		have[m.SHA]++
+		have["key "+m.Key]++ // changed, not missing
+	}
+	var c *imapConn
+	for _, m := range f.Msgs {
+		if have[m.SHA]--; have[m.SHA] >= 0 {
+			continue
+		}
+		if m.Key != "" && have["key "+m.Key] > 0 {
+			continue
+		}
+		if c == nil {
+			var err error
+			if c, err = dialIMAP(src, user); err != nil {
+				return err
+			}
+			defer c.nc.Close()
+			if _, err = c.cmd("EXAMINE " + quote(f.Raw)); err != nil {
+				return err
+			}
+			_, _ = d.cmd("CREATE " + quote(dn.raw([]string{probeFolder})))
+			defer func() { _, _ = d.cmd("DELETE " + quote(dn.raw([]string{probeFolder}))) }()
+		}
+		var octets []byte
+		if _, _, err := c.streamFetch(fmt.Sprint(m.UID), "UID", func(_ fetched, b io.Reader) (err error) {
+			octets, err = io.ReadAll(b)
+			return err
+		}); err != nil {
+			return err
+		}
+		refused, err := refuses(d, fmt.Sprintf("APPEND %s {%d+}\r\n%s", quote(dn.raw([]string{probeFolder})), len(octets), octets))
+		if err != nil {
+			return err
+		}
+		if refused {
+			r.Refused.Messages++
+		}
+	}
+	return nil
+}
+
+// refuses gives a command and says whether the answer was NO or BAD.
+func refuses(c *imapConn, command string) (bool, error) {
+	_, err := c.cmd(command)
+	var no *imapError
+	if errors.As(err, &no) {
+		return !strings.Contains(no.text, "[ALREADYEXISTS]"), nil
+	}
+	return false, err
+}
+
+// contents names all messages of a folder.
+func contents(f *folderM) string {
+	var l []string
+	for _, m := range f.Msgs {
+		l = append(l, m.SHA)
+	}
+	sort.Strings(l)
+	return strings.Join(l, " ")
+}
