@@ -295,17 +295,17 @@ class Counts:
 
     def __init__(self, v):
         m, f, flags, subs = v["messages"], v["folders"], v["flags"], v["subscriptions"]
-        self.no = v.get("refused") or dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "subscriptions"), 0)
+        self.no = v.get("refused") or dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "dates", "subscriptions"), 0)
         self.lost = m["missing"] - self.no["messages"] - self.no["renamed_messages"]
         self.many = m["duplicated"] + m["extra"] - self.no["renamed_messages"]
         self.gone, self.new = f["missing"] - self.no["folders"], f["extra"] - self.no["renamed"]
         self.changed = m["changed_header_only"] + m["changed_body"]
-        self.marks = flags["system_differ"] + flags["keywords_differ"] + v["internaldate"]["differ"]
+        self.marks = flags["system_differ"] + flags["keywords_differ"] + v["internaldate"]["differ"] - self.no["dates"]
 
     def refusals(self):
         n = self.no
         return ([f"{n['folders']} names refused by the target, {n['renamed']} of them there under another"] if n["folders"] else []) + (
-            [f"{n['messages']} messages refused by the target"] if n["messages"] else [])
+            [f"{n['messages']} messages refused by the target"] if n["messages"] else []) + ([f"{n['dates']} dates refused by the target"] if n["dates"] else [])
 
 
 def lowest(rows):

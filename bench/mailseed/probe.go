@@ -15,6 +15,7 @@ type refusals struct {
 	Renamed         int `json:"renamed"`          // of folders.extra: each holds just what one of these held
 	RenamedMessages int `json:"renamed_messages"` // of messages.missing, and of messages.extra
 	Messages        int `json:"messages"`         // of messages.missing, in folders that are there
+	Dates           int `json:"dates"`            // of internaldate.differ: given with APPEND, another comes back
 	Subscriptions   int `json:"subscriptions"`    // of subscriptions.missing, and of subscriptions.extra
 }
 
@@ -65,6 +66,9 @@ func (r *report) probeUser(src, dst endpoint, w, g *userM) error {
 		}
 		if o := there[pathKey(f.Path)]; o != nil {
 			if err := r.probeMessages(src, d, dn, w.User, f, o); err != nil {
+				return err
+			}
+			if err := r.probeDates(d, dn, f, o); err != nil {
 				return err
 			}
 			continue
@@ -135,6 +139,43 @@ func (r *report) probeMessages(src endpoint, d *imapConn, dn naming, user string
 		}
 		if refused {
 			r.Refused.Messages++
+		}
+	}
+	return nil
+}
+
+// probeDates appends with the dates that are other ones in o.
+func (r *report) probeDates(d *imapConn, dn naming, f, o *folderM) error {
+	dates, seen := map[string]int64{}, map[string]int{}
+	for _, m := range o.Msgs {
+		dates[m.SHA] = m.Date
+		seen[m.SHA]++
+	}
+	for _, m := range f.Msgs {
+		if seen[m.SHA] != 1 || dates[m.SHA] == m.Date {
+			continue
+		}
+		box := quote(dn.raw([]string{probeFolder}))
+		_, _ = d.cmd("CREATE " + box)
+		const text = "Subject: a date\r\n\r\n"
+		refused, err := refuses(d, fmt.Sprintf("APPEND %s %s {%d+}\r\n%s", box, quote(m.DateRaw), len(text), text))
+		if err == nil && !refused {
+			if _, err = d.cmd("SELECT " + box); err == nil {
+				_, _, err = d.streamFetch("*", "UID INTERNALDATE", func(x fetched, b io.Reader) error {
+					t, _ := parseIMAPDate(x.date)
+					refused = t.Unix() != m.Date
+					_, err := io.Copy(io.Discard, b)
+					return err
+				})
+				_, _ = d.cmd("CLOSE")
+			}
+		}
+		_, _ = d.cmd("DELETE " + box)
+		if err != nil {
+			return err
+		}
+		if refused {
+			r.Refused.Dates++
 		}
 	}
 	return nil
