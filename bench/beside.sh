@@ -4,6 +4,7 @@
 #   beside.sh [PART...]   install proxy store migrate engine table (default: all, in this order; README.md says how long
 #                         each takes). migrate is: moves copy cyrus distance read correct correct-cyrus
 #   beside.sh profile     CPU profiles of mailferry under the loads of the parts
+#   beside.sh docs        the table of migration, into docs/benchmarks.md
 #   beside.sh down        stop everything that a part has started
 #
 # A part starts what it measures and stops it again. Needs root, Debian and Go.
@@ -284,7 +285,9 @@ part_profile() {
 	[ ! -s "$RUN/engine/cpu.prof" ] || go tool pprof -top -nodecount 25 "$RUN/engine/cpu.prof" 2>/dev/null
 }
 
-part_table() { python3 "$here/beside.py" "$RUN"; }
+part_table() { PYTHONDONTWRITEBYTECODE=1 python3 "$here/beside.py" "$RUN"; }
+# docs: what was measured of migration, into docs/benchmarks.md
+part_docs() { python3 "$here/beside_migrate.py" "$RUN/" "$here/../docs/benchmarks.md"; }
 
 part_install() {
 	"$here/peers/install.sh" slapd dovecot perdition clients nginx corpus versions || exit 1
@@ -311,5 +314,5 @@ set -- $(for part in "$@"; do [ "$part" = migrate ] && printf '%s\n' $MIGRATE_PA
 for part in "$@"; do
 	declare -F "part_$part" >/dev/null || die "unknown part $part"
 done
-[ "$*" = down ] || [ "$*" = table ] || weigh
+[ "$*" = down ] || [ "$*" = table ] || [ "$*" = docs ] || weigh
 for part in "$@"; do "part_$part" || exit; done

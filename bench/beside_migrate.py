@@ -3,10 +3,13 @@
 A cell is the median of the rounds. A rate counts what arrived, in pass "first" of a row, and the users of pass
 "again" per second; the time is that of the whole command, its start included.
 """
+import contextlib
+import io
 import json
 import os
 import re
 import statistics
+import sys
 
 PARTS = ("moves", "copy", "cyrus", "distance")
 JUDGED = PARTS + ("correct", "correct-cyrus")
@@ -139,15 +142,16 @@ class Migration:
               ["", *PEERS, "MULTIAPPEND pipe", "mailferry copy", "mailferry migrate"], rows)
 
     def memory(self):
-        node = {r["label"]: r["peak_mib"] for r in self.lines("peak.jsonl")}
-        rows = []
+        node, rows = self.node_peak(), []
         for case in ("big", "many-1", "many-4", "many-8"):
             cells = [number(self.value(t, case, "first", lambda r: r["rss_peak_mb"] / 1.048576)) for t in PEERS + (COPY,)]
             if set(cells) != {"–"}:
                 rows.append([CASES[case], *cells, number(node.get(case))])
         table("**Most memory, MiB**: the tool's processes, shared pages counted each time; for `migrate` the whole node, its store and caches included",
               ["", *PEERS, "mailferry copy", "mailferry migrate"], rows)
-        return node.get("many-8")
+
+    def node_peak(self):
+        return {r["label"]: r["peak_mib"] for r in self.lines("peak.jsonl")}
 
     def reading(self):
         r = self.read
@@ -223,13 +227,15 @@ class Migration:
                 total[4] += v["uid"]["differ"] + v["uidvalidity"]["differ"] + v["pop3_uidl"]["differ"] + v["pop3_uidl"]["missing"]
         return n, total
 
-    def goals(self, peak):
+    def goals(self):
+        peak = self.node_peak().get("many-8")
         many = [c for c in CASES if c.startswith("many-")]
         best_ours, best_peer = max((v for c in many if (v := self.rate(OWN, c))), default=None), max((v for c in many if (v := self.best(c))), default=None)
         r = self.read
         copies = [(c, over(self.rate(COPY, c), self.best(c))) for c in CASES if self.rate(COPY, c) and self.best(c)]
         pipes = [(c, over(self.rate(COPY, c), self.rate("pipe", c))) for c in CASES if self.rate(COPY, c) and self.rate("pipe", c)]
         again = [(c, over(self.users("mailferry-again", c), self.users("nochange", c))) for c in CASES if self.users("mailferry-again", c) and self.users("nochange", c)]
+        seconds = [(c, over(self.users(COPY, c), self.best(c, self.users))) for c in CASES if self.users(COPY, c) and self.best(c, self.users)]
         goals = [
             ("One mailbox of 20,000 into our store: 3 times `doveadm backup`", over(self.rate(OWN, "big"), self.rate("doveadm-backup", "big")), 3, times),
             ("Many mailboxes: 2 times the best peer at its best parallelism", over(best_ours, best_peer), 2, times),
@@ -242,6 +248,7 @@ class Migration:
             ("A pass with nothing new, as a command: 80 % of `nochange` in each row", *lowest(again), .8, percent),
             ("The same, the engine by itself, of a login and a survey", over(r.get("Copy/unchanged"), r.get("Copy/asked")), .8, percent),
             ("To a foreign store: first in every row", *lowest(copies), 1, times),
+            ("The same, second passes with nothing new", *lowest(seconds), 1, times),
             ("To a foreign store: 80 % of the bare MULTIAPPEND pipe in each row", *lowest(pipes), .8, percent),
         ]
         rows = []
@@ -263,14 +270,14 @@ class Migration:
             return
         if self.at:
             print(f"\nMeasured from {min(self.at)} to {max(self.at)}" + (f", load average {min(self.load):.1f} to {max(self.load):.1f}, median {statistics.median(self.load):.1f}." if self.load else "."))
+        self.goals()
         self.speed()
         self.again()
         self.cost()
-        peak = self.memory()
+        self.memory()
         self.reading()
         self.where()
         self.correct()
-        self.goals(peak)
 
 
 def count(users):
@@ -295,7 +302,7 @@ class Counts:
 
     def __init__(self, v):
         m, f, flags, subs = v["messages"], v["folders"], v["flags"], v["subscriptions"]
-        self.no = v.get("refused") or dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "dates", "subscriptions"), 0)
+        self.no = dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "dates", "subscriptions"), 0) | (v.get("refused") or {})
         self.lost = m["missing"] - self.no["messages"] - self.no["renamed_messages"]
         self.many = m["duplicated"] + m["extra"] - self.no["renamed_messages"]
         self.gone, self.new = f["missing"] - self.no["folders"], f["extra"] - self.no["renamed"]
@@ -316,3 +323,21 @@ def lowest(rows):
 
 def show(run):
     Migration(run).show()
+
+
+BEGIN, END = "<!-- rows of migration: begin -->\n", "<!-- rows of migration: end -->"
+
+
+def main(run, page):
+    """Puts the Markdown between the marks of a page."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        show(run)
+    with open(page) as f:
+        head, rest = f.read().split(BEGIN)
+    with open(page, "w") as f:
+        f.write(head + BEGIN + out.getvalue() + "\n" + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
