@@ -16,18 +16,16 @@ import (
 // exactness is what the judge says of a copy that keeps identities.
 type exactness struct {
 	counts
-	UID          struct{ Same, Differ int }
-	UIDValidity  struct{ Same, Differ int }
-	UIDNext      struct{ Same, Higher, Lower int }
-	ModSeq       struct{ Lower int } `json:"highestmodseq"`
-	Folders      struct{ Missing, Extra int }
-	Subscription struct{ Missing, Extra int } `json:"subscriptions"`
-	SpecialUse   struct{ Missing int }        `json:"special_use"`
+	UID         struct{ Same, Differ int }
+	UIDValidity struct{ Same, Differ int }
+	UIDNext     struct{ Same, Higher, Lower int }
+	ModSeq      struct{ Lower int }                 `json:"highestmodseq"`
+	UIDL        struct{ Same, Differ, Missing int } `json:"pop3_uidl"` // none where the judge has no POP3
 }
 
 func (e *exactness) same() bool {
-	return e.counts.exact() && e.UID.Differ+e.UIDValidity.Differ+e.UIDNext.Higher+e.UIDNext.Lower+e.ModSeq.Lower == 0 &&
-		e.Folders.Missing+e.Folders.Extra+e.Subscription.Missing+e.Subscription.Extra+e.SpecialUse.Missing == 0
+	return e.counts.exact() && e.UID.Differ+e.UIDValidity.Differ+e.UIDNext.Higher+e.UIDNext.Lower+e.ModSeq.Lower+
+		e.UIDL.Differ+e.UIDL.Missing == 0
 }
 
 // TestJudgedCopies: ordinary, odd and torturing mailboxes of every kind of old

@@ -131,7 +131,11 @@ func drop(t *testing.T, own *store.Store, user string) (ids []string) {
 }
 
 func dovecotPOP3(t *testing.T, extra string) *popSource {
-	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{Extra: extra})
+	return dovecotDrop(t, mailtest.DovecotOptions{Extra: extra})
+}
+
+func dovecotDrop(t *testing.T, o mailtest.DovecotOptions) *popSource {
+	d := mailtest.StartDovecot(t, o)
 	s := &source{addr: d.IMAP, user: "anna", password: d.Password, sep: d.Separator, prefix: d.Prefix,
 		store: storeAt(t, backend.StoreDovecot, d.IMAP, backend.Login{Mode: backend.LoginMaster,
 			User: d.MasterUser, Secret: backend.Secret(d.MasterPassword)})}
