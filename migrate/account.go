@@ -279,15 +279,6 @@ func (a *account) syncBoxes(ctx context.Context, boxes []planned, res *pass) {
 	})
 }
 
-// sealed tells what a Seal came to. One mailbox may have been listed and another
-// opened, whose UIDs are lower: the next pass sees.
-func sealed(err error) error {
-	if backend.IsKind(err, backend.KindInvalid) {
-		err = backend.Errorf(backend.KindTemporary, "The old store contradicts what it told before.", "%w", err)
-	}
-	return fmt.Errorf("seal: %w", err)
-}
-
 // open begins the import at the first pass, and when the user's view of the
 // names changed.
 func (a *account) open(ctx context.Context, pl *plan) error {
@@ -416,7 +407,7 @@ func (a *account) reseal(ctx context.Context, b *box) error {
 		return err
 	}
 	if err := b.imp.Seal(ctx, b.next, b.modseq, b.firstRecent); err != nil {
-		return sealed(err)
+		return a.sealed(b, err)
 	}
 	b.sealed = true
 	return nil

@@ -51,6 +51,20 @@ func (a *account) suspected(b *box) {
 	a.suspect[b.name] = true
 }
 
+// sealed tells why a mailbox could not be sealed. A UIDNEXT that went down under one
+// UIDVALIDITY is that of another mailbox (RFC 9051, 2.3.1.1): made anew in the same
+// second, or listed as one and opened as the other.
+func (a *account) sealed(b *box, err error) error {
+	if !backend.IsKind(err, backend.KindInvalid) {
+		return fmt.Errorf("seal: %w", err)
+	}
+	if _, ok := a.imp.(backend.RenamingImport); ok {
+		a.suspected(b)
+		return fmt.Errorf("%w: seal: %w", errReplaced(b.raw), err)
+	}
+	return backend.Errorf(backend.KindTemporary, "The old store contradicts what it told before.", "seal: %w", err)
+}
+
 // stranger reports whether a listing is of another mailbox than the target has
 // under its name, where no id tells: sizes and dates of common UIDs differ.
 func (a *account) stranger(b *box, d *difference) bool {

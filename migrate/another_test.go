@@ -353,3 +353,27 @@ func TestRenamedInbox(t *testing.T) {
 	}
 	h.same(t, a, own)
 }
+
+// TestLowerUIDNEXT: a mailbox that is made anew under its old name in the second
+// in which the first was made has its UIDVALIDITY, and UIDs that begin again.
+func TestLowerUIDNEXT(t *testing.T) {
+	for _, left := range []int{0, 2} {
+		for _, anew := range []bool{true, false} { // by the process that copied the first, or by another
+			t.Run(fmt.Sprintf("%d messages, by another process %v", left, anew), func(t *testing.T) {
+				b := named("B", 8, 14, 100)
+				h := startHostile(t, &hostile{typ: backend.StoreDovecot, boxes: []*hostileBox{named("INBOX", 7, 5, 0), b}})
+				own := ownStore(t)
+				a := h.into(own.Importer())
+				synced(t, a)
+				if anew {
+					a.close()
+					a = h.into(own.Importer())
+				}
+				t.Cleanup(a.close)
+				*b = *named("B", 8, left, 500)
+				synced(t, a)
+				h.same(t, a, own)
+			})
+		}
+	}
+}

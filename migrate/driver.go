@@ -3,6 +3,7 @@ package migrate
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -238,7 +239,7 @@ func (d *driver) outcome(good EventKind, err error) (Event, error) {
 	d.failures++
 	d.log.Warn("attempt failed", "state", d.move.State, "attempt", d.failures, "error", err)
 	switch k := backend.KindOf(err); {
-	case k == backend.KindNotFound && good != EvChecked && d.failures < d.b.attempts():
+	case gone(err) && good != EvChecked && d.failures < d.b.attempts():
 		// A mailbox that was renamed or deleted since it was listed: the next pass
 		// sees what became of it.
 	case k == backend.KindAuthentication, k == backend.KindPermission, k == backend.KindConflict, k == backend.KindInvalid,
@@ -246,6 +247,14 @@ func (d *driver) outcome(good EventKind, err error) (Event, error) {
 		return Event{Kind: EvGaveUp, Reason: err.Error()}, nil
 	}
 	return Event{Kind: EvFailed, Reason: err.Error()}, nil
+}
+
+// gone reports that the old store has not, or does not open, a mailbox that it
+// has listed. Dovecot and Cyrus say so without a code at times, as of anything else.
+func gone(err error) bool {
+	var s *remote.StatusError
+	return backend.IsKind(err, backend.KindNotFound) ||
+		errors.As(err, &s) && s.Command == "EXAMINE" && s.Status == "NO" && s.Code == ""
 }
 
 // sync is one pass.

@@ -407,7 +407,7 @@ func (a *account) seal(ctx context.Context, b *box, sel *remote.Selected, l *lis
 		first = min(b.firstRecent, next)
 	}
 	if err := b.imp.Seal(ctx, next, sel.HighestModSeq, first); err != nil {
-		return sealed(err)
+		return a.sealed(b, err)
 	}
 	b.next, b.modseq, b.firstRecent, b.sealed = next, sel.HighestModSeq, first, true
 	return a.noteObject(b)
