@@ -166,7 +166,7 @@ func (a *account) rest() {
 }
 
 // survey asks the source for its mailboxes. A connection that died while it was
-// idle costs one fresh dial.
+// idle costs one fresh dial, and so does a store that takes nothing with a login.
 func (a *account) survey(ctx context.Context) (*plan, error) {
 	fresh := a.client == nil
 	for {
@@ -174,6 +174,7 @@ func (a *account) survey(ctx context.Context) (*plan, error) {
 		if err != nil {
 			return nil, err
 		}
+		hasty := c.Hasty()
 		acct, err := c.Survey(ctx)
 		if err == nil {
 			pl := makePlan(acct)
@@ -181,7 +182,7 @@ func (a *account) survey(ctx context.Context) (*plan, error) {
 			return pl, nil
 		}
 		a.drop()
-		if fresh || ctx.Err() != nil || !retriable(err) {
+		if fresh && !hasty || ctx.Err() != nil || !retriable(err) {
 			return nil, fmt.Errorf("survey of %s: %w", a.user, err)
 		}
 		fresh = true

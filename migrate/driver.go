@@ -405,6 +405,7 @@ func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.Learned = &d.host().learned
 	return d.dialAt(ctx, t, leave)
 }
 

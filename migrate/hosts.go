@@ -36,6 +36,8 @@ type host struct {
 	logins *rate.Limiter
 	octets *rate.Limiter // nil: no limit
 
+	learned remote.Learned
+
 	mu       sync.Mutex
 	open     int           // connections, of whatever protocol and purpose; guarded by mu
 	working  []*visitor    // in the order in which they came; guarded by mu

@@ -26,6 +26,7 @@ type source struct {
 	user        string
 	password    string
 	sep, prefix string
+	learned     remote.Learned
 	kill        func()           // -9
 	start       func(testing.TB) // again, behind kill
 }
@@ -76,7 +77,7 @@ func realSources(t *testing.T, test func(t *testing.T, s *source), only ...strin
 }
 
 func (s *source) dial(ctx context.Context) (*remote.Client, error) {
-	c, err := remote.DialIMAP(ctx, remote.Target{Store: s.store, User: s.user})
+	c, err := remote.DialIMAP(ctx, remote.Target{Store: s.store, User: s.user, Learned: &s.learned})
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func TestTrapsAreTested(t *testing.T) {
 			}
 		}
 	}
-	if number != 53 {
+	if number != 54 {
 		t.Errorf("%d traps", number)
 	}
 }

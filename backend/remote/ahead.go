@@ -45,8 +45,14 @@ func (a *ahead) answered(tag string) {
 	}
 }
 
-// settle reads what AskAhead asked for and nobody took.
+// settle reads what was asked for ahead, by AskAhead or with the login, and nobody
+// took.
 func (c *Client) settle(ctx context.Context) error {
+	if c.Hasty() {
+		if _, err := c.takeQueued(ctx, nil); err != nil {
+			return err
+		}
+	}
 	for len(c.ahead.flight) > 0 {
 		r, err := c.next(func(r response) (lineState, error) {
 			if r.name != "FETCH" {

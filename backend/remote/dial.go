@@ -35,6 +35,9 @@ type Target struct {
 	// Raw asks a POP3 server for messages as they are: one that speaks UTF8 (RFC
 	// 6856) wraps those with 8-bit headers for clients that do not say they do.
 	Raw bool
+	// Learned lets an IMAP login carry the first Survey with it, when the host is
+	// far away and has shown what it can; nil: never. Client.Survey takes it.
+	Learned *Learned
 	// Dial opens TCP connections; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Timeout is DefaultTimeout when zero.

@@ -28,6 +28,7 @@ type IMAPConn struct {
 	sent       time.Time     // the last command, or the dial
 	rtt        time.Duration // the shortest answer; 0: none yet
 	compressed bool          // COMPRESS was asked for
+	queued     *queued       // went out with the login; nil: nothing
 }
 
 // DialIMAP connects, protects the connection as the store's TLS mode says, and
@@ -227,6 +228,9 @@ func (c *IMAPConn) await(tag string, more func() error) (response, error) {
 			}
 		case r.status():
 			c.notice(r)
+			if r.tag != "*" && c.queued != nil {
+				c.queued.early = true
+			}
 			if r.name == "BYE" {
 				bye = &r
 			}

@@ -21,10 +21,12 @@ type link struct {
 	cut     bool          // interrupted: every deadline is in the past
 }
 
-func (l *link) setTimeout(d time.Duration) {
+// setTimeout bounds each read and write from now on; it returns the bound before.
+func (l *link) setTimeout(d time.Duration) (before time.Duration) {
 	l.mu.Lock()
-	l.timeout = d
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	before, l.timeout = l.timeout, d
+	return before
 }
 
 // setUntil bounds the whole exchange; 0 ends the bound.

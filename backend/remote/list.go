@@ -59,12 +59,17 @@ type Account struct {
 // Survey asks for everything that shows whether an account changed.
 func (c *Client) Survey(ctx context.Context) (*Account, error) {
 	a, seen := &Account{}, map[string]*Status{}
+	if c.Hasty() {
+		if ok, err := c.takeQueued(ctx, c.surveyHandler(a, seen)); err != nil {
+			return nil, err
+		} else if ok {
+			return a, c.completed(ctx, a, seen)
+		}
+		a, seen = &Account{}, map[string]*Status{}
+	}
 	cmds := c.leave()
 	first := len(cmds)
-	cmds = append(cmds, c.listCommand(), command{text(`LSUB "" "*"`)})
-	if c.Has("NAMESPACE") {
-		cmds = append(cmds, command{text("NAMESPACE")})
-	}
+	cmds = append(cmds, surveyCommands(c.Has)...)
 	rs, err := c.run(ctx, c.surveyHandler(a, seen), cmds...)
 	if err != nil {
 		return nil, err
@@ -81,8 +86,22 @@ func (c *Client) Survey(ctx context.Context) (*Account, error) {
 	if err := statusOf(cmds[0], rs[0]); err != nil {
 		return nil, err
 	}
+	return a, c.completed(ctx, a, seen)
+}
+
+func (c *Client) completed(ctx context.Context, a *Account, seen map[string]*Status) error {
 	a.Mailboxes, a.Subscriptions = once(a.Mailboxes), once(a.Subscriptions)
-	return a, c.fillStatus(ctx, a, seen)
+	return c.fillStatus(ctx, a, seen)
+}
+
+// surveyCommands are those of a survey, LIST first, at a store that has these
+// capabilities; none has an argument that could need a literal.
+func surveyCommands(has func(string) bool) []command {
+	cmds := []command{listCommand(has), {text(`LSUB "" "*"`)}}
+	if has("NAMESPACE") {
+		cmds = append(cmds, command{text("NAMESPACE")})
+	}
+	return cmds
 }
 
 // leave gives up the selected mailbox: of that one a store may give the status
@@ -113,22 +132,24 @@ func once(entries []ListEntry) []ListEntry {
 	})
 }
 
-func (c *Client) statusItems() string {
+func statusItems(has func(string) bool) string {
 	items := "(MESSAGES UIDNEXT UIDVALIDITY"
-	if c.condstore() {
+	if condstore(has) {
 		items += " HIGHESTMODSEQ"
 	}
 	return items + ")"
 }
 
-func (c *Client) condstore() bool { return c.Has("CONDSTORE") || c.Has("QRESYNC") }
+func condstore(has func(string) bool) bool { return has("CONDSTORE") || has("QRESYNC") }
 
-func (c *Client) listCommand() command {
+func (c *Client) condstore() bool { return condstore(c.Has) }
+
+func listCommand(has func(string) bool) command {
 	switch {
-	case c.Has("LIST-STATUS") && c.Has("SPECIAL-USE"):
-		return command{text(`LIST "" "*" RETURN (SPECIAL-USE STATUS ` + c.statusItems() + `)`)}
-	case c.Has("LIST-STATUS"):
-		return command{text(`LIST "" "*" RETURN (STATUS ` + c.statusItems() + `)`)}
+	case has("LIST-STATUS") && has("SPECIAL-USE"):
+		return command{text(`LIST "" "*" RETURN (SPECIAL-USE STATUS ` + statusItems(has) + `)`)}
+	case has("LIST-STATUS"):
+		return command{text(`LIST "" "*" RETURN (STATUS ` + statusItems(has) + `)`)}
 	}
 	return command{text(`LIST "" "*"`)}
 }
@@ -155,7 +176,7 @@ func (c *Client) fillStatus(ctx context.Context, a *Account, seen map[string]*St
 	for i := range a.Mailboxes {
 		m := &a.Mailboxes[i]
 		if m.Selectable() && seen[foldInbox(m.Raw)] == nil {
-			cmds = append(cmds, command{text("STATUS "), wire(m.Raw), text(" " + c.statusItems())})
+			cmds = append(cmds, command{text("STATUS "), wire(m.Raw), text(" " + statusItems(c.Has))})
 		}
 	}
 	for len(cmds) > 0 { // a few hundred at a time fit the socket buffers

@@ -67,8 +67,10 @@ func (c *IMAPConn) authenticate(ctx context.Context) error {
 	defer c.link.setTimeout(c.target.timeout())
 	mechanism, offered := id.mechanism(func(m string) bool { return c.Has("AUTH=" + m) })
 	var r response
+	way := "LOGIN"
 	switch {
 	case offered:
+		way = mechanism
 		r, err = c.sasl(id, mechanism)
 	case id.sasl:
 		return noMechanism(mechanism)
@@ -80,7 +82,7 @@ func (c *IMAPConn) authenticate(ctx context.Context) error {
 	if err == nil && r.name == "OK" && id.proxyAuth != "" {
 		r, err = c.proxyAuth(id.proxyAuth)
 	}
-	if err != nil {
+	if err = c.loggedIn(ctx, way, r, err); err != nil {
 		return err
 	}
 	if r.name == "OK" {
@@ -113,7 +115,11 @@ func (c *IMAPConn) sasl(id identity, mechanism string) (response, error) {
 	if c.Has("SASL-IR") {
 		line, sent = line+" "+msg, true
 	}
-	if err := c.send(line + "\r\n"); err != nil {
+	line += "\r\n"
+	if sent && mechanism == mechPlain { // the others may be challenged
+		line = c.queue(mechanism, line, id)
+	}
+	if err := c.send(line); err != nil {
 		return response{}, err
 	}
 	return c.await(tag, func() error {
@@ -140,6 +146,9 @@ func (c *IMAPConn) loginCommand(id identity) (response, error) {
 		parts = append(parts, arg)
 	}
 	parts[len(parts)-1] += "\r\n"
+	if len(parts) == 1 {
+		parts[0] = c.queue("LOGIN", parts[0], id)
+	}
 	if err := c.send(parts[0]); err != nil {
 		return response{}, err
 	}

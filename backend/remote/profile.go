@@ -20,6 +20,9 @@ type Profile struct {
 	ExactSizes bool
 	// StableBodies: BODY[] is known to be the same octets at each fetch.
 	StableBodies bool
+	// Ahead: what comes with a login, in the same packet, is answered behind it.
+	// Cyrus reads its buffer anew after AUTHENTICATE and loses the rest.
+	Ahead bool
 	// Connections is how many connections a copy opens to one account's
 	// store at a time by default.
 	Connections int
@@ -29,7 +32,9 @@ type Profile struct {
 func ProfileOf(t backend.StoreType) Profile {
 	p := Profile{Type: t, ExactSizes: true, StableBodies: true, Connections: 8}
 	switch t {
-	case backend.StoreCyrus, backend.StoreDovecot, backend.StoreLocal, backend.StoreAxigen:
+	case backend.StoreCyrus, backend.StoreLocal, backend.StoreAxigen:
+	case backend.StoreDovecot:
+		p.Ahead = true
 	case backend.StoreCourier:
 		p.SelectOnce, p.GhostBodies = true, true
 	case backend.StoreExchange:
