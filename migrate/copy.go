@@ -17,8 +17,8 @@ import (
 // A set asks for so many messages or octets; smaller ones keep the window
 // full, larger ones cost the store less.
 const (
-	setMessages = 200
-	setOctets   = 512 << 10
+	setMessages = 1000
+	setOctets   = 1 << 20
 	// At most so much is asked for ahead of what has come; how much follows the
 	// line. It is on the way, not in memory: at 40 ms it lets 800 MB/s through.
 	windowOctets   = 32 << 20
