@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"iter"
 	"slices"
+	"time"
 )
 
 // Protocol names a protocol of mail access or delivery.
@@ -91,6 +92,14 @@ type Login struct {
 	Secret    Secret
 	Separator string      // LoginMaster; default "*"
 	Tokens    TokenSource // LoginOAuth
+	// Capture is how long the password of a user's login may be kept in memory for
+	// their move, with LoginUser; 0: not at all.
+	Capture time.Duration
+}
+
+// Captures reports that passwords of logins may be kept for moves.
+func (l *Login) Captures() bool {
+	return l.Capture > 0 && (l.Mode == LoginUser || l.Mode == "")
 }
 
 // Identity is how a store is told whom a connection is for.

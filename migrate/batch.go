@@ -219,6 +219,8 @@ func (b *batch) finished(user string) {
 		b.endedLocked(user)
 	case m.State == Paused:
 		b.queue.back(user)
+	case m.State == Waiting && b.status[user].err == "":
+		b.queue.sleep(user)
 	case m.State == Ready && !m.Done() && b.status[user].err == "":
 		b.queue.park(user)
 	default:

@@ -87,6 +87,9 @@ func (d *driver) check(ctx context.Context) error {
 			"directory %q has the store check passwords (passwords: pass); users are created here without one: set passwords: bind, or give %q a password here first",
 			r.entry.Directory, r.entry.User)
 	}
+	if o := d.b.spec.Each[d.user]; d.b.spec.Soak > 0 && r.from.Login.Captures() && o.Password == "" && o.PasswordFile == "" {
+		return invalid("The old store cannot follow the new one: nobody has this user's password there behind the flip.", "user %q at store %q", d.user, r.from.Name)
+	}
 	if d.e.soaks.has(r.entry.User) {
 		return errSoaking(r.entry.User)
 	}

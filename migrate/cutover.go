@@ -5,7 +5,7 @@ import "fmt"
 // State is where a move stands (docs/cutover.md).
 type State uint8
 
-// The states of a move, in order; the last four are beside the way.
+// The states of a move, in order; the last five are beside the way.
 const (
 	Listed State = iota
 	Checked
@@ -19,10 +19,11 @@ const (
 	Failed
 	Paused
 	RolledBack
+	Waiting // for a login of the user, whose password alone opens the old store
 )
 
 var stateNames = [...]string{"listed", "checked", "copying", "following", "ready", "holding", "flipped", "soaking",
-	"final", "failed", "paused", "rolled back"}
+	"final", "failed", "paused", "rolled back", "waiting for login"}
 
 // StateNames are the names of all states.
 func StateNames() []string { return stateNames[:] }
@@ -79,7 +80,7 @@ type Move struct {
 	// flipped; it must be reopened before anything else is done to it.
 	Activated bool   `json:"activated,omitempty"`
 	Tries     int    `json:"tries,omitempty"` // holds that were aborted
-	Prior     State  `json:"prior,omitempty"` // of a paused move
+	Prior     State  `json:"prior,omitempty"` // of a paused or waiting move
 	Reason    string `json:"reason,omitempty"`
 	// Opened is the epoch under which the new store was opened at the flip.
 	Opened uint64 `json:"opened,omitempty"`
@@ -135,6 +136,7 @@ const (
 	EvContinue
 	EvRollback // an operator's order
 	EvSettled  // nothing speaks against the end of a soak
+	EvAwait    // it takes another login of the user
 )
 
 // Event is what happened.
@@ -232,6 +234,9 @@ func (m Move) Begin() (Move, []Action) {
 		return m, []Action{DoSetStore, DoReport}
 	case Soaking, RolledBack:
 		return m.beginBack()
+	case Waiting:
+		m.State, m.Reason = m.Prior, ""
+		return m.Begin()
 	}
 	return m, nil
 }
@@ -274,6 +279,15 @@ func (m Move) pause() (Move, []Action) {
 	return m, nil
 }
 
+// await stops a move, between two actions and outside of holds, until the user logs in.
+func (m Move) await(ev Event) (Move, []Action) {
+	if m.Prior = m.State; m.State == Ready {
+		m.Prior = Following
+	}
+	m.State, m.Reason = Waiting, ev.Reason
+	return m, nil
+}
+
 func (m Move) listed(ev Event) (Move, []Action) {
 	switch ev.Kind {
 	case EvChecked:
@@ -292,6 +306,8 @@ func (m Move) listed(ev Event) (Move, []Action) {
 		return m.fail(ev.Reason)
 	case EvPause:
 		return m.pause()
+	case EvAwait:
+		return m.await(ev)
 	}
 	return m, nil
 }
@@ -319,6 +335,8 @@ func (m Move) syncing(ev Event) (Move, []Action) {
 		return m.fail(ev.Reason)
 	case EvPause:
 		return m.pause()
+	case EvAwait:
+		return m.await(ev)
 	}
 	return m, nil
 }
@@ -331,6 +349,8 @@ func (m Move) ready(ev Event) (Move, []Action) {
 		return m.fail(ev.Reason)
 	case m.Done():
 		return m, nil
+	case ev.Kind == EvAwait:
+		return m.await(ev)
 	case ev.Kind == EvFailed:
 		m.State, m.Reason = Following, ev.Reason
 		return m, []Action{DoBackOff}

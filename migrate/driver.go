@@ -74,7 +74,7 @@ func (d *driver) run(ctx context.Context, enough func(Move) bool) error {
 	if err := d.become(next); err != nil {
 		return err
 	}
-	for !d.move.rests() && d.move.State != Paused && !enough(d.move) {
+	for !d.move.rests() && d.move.State != Paused && d.move.State != Waiting && !enough(d.move) {
 		ev, err := d.step(ctx, &todo)
 		if err != nil {
 			return err
@@ -224,6 +224,10 @@ func (d *driver) outcome(good EventKind, err error) (Event, error) {
 	if err == nil {
 		d.failures, d.refusals, d.why = 0, 0, ""
 		return Event{Kind: good}, nil
+	}
+	if ev, ok := d.awaiting(err); ok {
+		d.failures, d.refusals = 0, 0
+		return ev, nil
 	}
 	if room, _ := refusal(err, false); room {
 		// The store has no room now: that is no failure of this user, unless it
@@ -412,6 +416,9 @@ func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
 func (d *driver) dialAt(ctx context.Context, t remote.Target, leave func()) (*remote.Client, error) {
 	c, err := dialIMAP(ctx, t)
 	d.heard(ctx, err)
+	if room, _ := refusal(err, false); !room && backend.IsKind(err, backend.KindAuthentication) {
+		d.e.captured.refused(d.route.entry.User, t.Password) // a second try could lock the user out
+	}
 	if err != nil {
 		leave()
 	}
@@ -525,8 +532,14 @@ func (d *driver) target(ctx context.Context) (t remote.Target, leave func(), err
 func (d *driver) account() (remote.Target, error) {
 	t := d.targetAt(d.route.from, d.route.host)
 	o := d.b.spec.of(d.user)
-	err := o.LogIn(&t)
-	return t, err
+	if err := o.LogIn(&t); err != nil || !d.captures() {
+		return t, err
+	}
+	var ok bool
+	if t.Password, ok = d.e.captured.ask(d.route.entry.User, d.route.from.Name, d.b, d.user); !ok {
+		return t, errAwaitsLogin
+	}
+	return t, nil
 }
 
 // dialForeign is dialSource for a foreign store as the new one, within its limits.

@@ -15,15 +15,16 @@ import (
 
 // Engine moves batches of users. Safe for concurrent use.
 type Engine struct {
-	opt    Options // read-only
-	timing Timing
-	log    *slog.Logger
-	slots  chan struct{} // one per user on hold
-	hosts  *hosts
-	leases leases
-	soaks  *soaks
-	hooks  []*hookRunner
-	signer *Signer
+	opt      Options // read-only
+	timing   Timing
+	log      *slog.Logger
+	slots    chan struct{} // one per user on hold
+	hosts    *hosts
+	leases   leases
+	captured *captured
+	soaks    *soaks
+	hooks    []*hookRunner
+	signer   *Signer
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -68,6 +69,9 @@ func New(o Options) (*Engine, error) {
 		e.resumedOnce.Do(func() { close(e.resumed) })
 	} else if e.before, err = batches(o.Dir); err != nil {
 		return nil, fmt.Errorf("batches on disk: %w", err)
+	}
+	if e.captured, err = newCaptured(o.Logger); err != nil {
+		return nil, fmt.Errorf("key for captured logins: %w", err)
 	}
 	close(e.calm)
 	e.hosts = newHosts(o.Dial)
@@ -218,6 +222,7 @@ func (e *Engine) tick() {
 		select {
 		case now := <-t.C:
 			e.hosts.tick(now)
+			e.captured.expire(now)
 			e.mu.Lock()
 			for _, b := range e.batches {
 				if b.active() {
@@ -292,6 +297,7 @@ func (e *Engine) Resume(ctx context.Context) error {
 func (e *Engine) work(ctx context.Context, b *batch) {
 	defer b.end(e.log)
 	defer e.leases.leaveAll(b.spec.ID)
+	defer e.captured.leaveAll(b)
 	hot := newFollowers(ctx)
 	defer hot.close()
 	var wg sync.WaitGroup
@@ -319,6 +325,9 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 						hot.keep(d) // before anybody can take the user again
 					}
 					b.finished(u)
+					if d.move.State == Waiting && e.captured.has(d.route.entry.User) { // they logged in just now
+						b.loggedIn(u)
+					}
 					continue
 				}
 				wg.Go(func() { // the directory may be away: no worker waits for it
@@ -344,6 +353,7 @@ func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(M
 	}
 	if d.move.Done() {
 		e.leases.leave(d.route.entry.User, d.lease())
+		e.captured.leave(d.route.entry.User, b)
 	}
 	if d.move.State == Soaking {
 		e.soaks.add(b, d.user, time.Now())

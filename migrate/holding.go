@@ -92,6 +92,9 @@ func (d *driver) pop3Ready(ctx context.Context) (ev Event, ok bool, err error) {
 // that succeed in between do not count.
 func (d *driver) besideFailed(err error) (Event, error) {
 	ev, err := d.outcome(EvSynced, err)
+	if ev.Kind == EvAwait {
+		return ev, err
+	}
 	if d.beside++; d.beside >= d.b.attempts() {
 		ev = Event{Kind: EvGaveUp, Reason: ev.Reason}
 	}

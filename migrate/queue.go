@@ -15,12 +15,13 @@ type queue struct {
 	waves []wave
 	wave  map[string]int // of each user, where there are several
 
-	now    int      // the wave that runs
-	left   []int    // users of each wave that are not done
-	failed []int    // of each wave, those that an operator went on in spite of left out
-	line   []string // users of the waves so far that wait for a worker
-	later  []string // whose time has not come, by time
-	parked []string // copied, and waiting for a window to flip
+	now    int             // the wave that runs
+	left   []int           // users of each wave that are not done
+	failed []int           // of each wave, those that an operator went on in spite of left out
+	line   []string        // users of the waves so far that wait for a worker
+	later  []string        // whose time has not come, by time
+	parked []string        // copied, and waiting for a window to flip
+	asleep map[string]bool // who have to log in first; no wave waits for them
 }
 
 func newQueue(spec *BatchSpec) *queue {
@@ -113,6 +114,26 @@ func (q *queue) next(t time.Time) (user string, flip bool, again time.Time) {
 func (q *queue) back(user string) { q.line = slices.Insert(q.line, 0, user) }
 func (q *queue) park(user string) { q.parked = append(q.parked, user) }
 
+// sleep puts a user aside until awake, which reports whether they slept.
+func (q *queue) sleep(user string) {
+	if q.asleep == nil {
+		q.asleep = map[string]bool{}
+	}
+	q.asleep[user] = true
+	q.left[q.wave[user]]--
+	q.advance()
+}
+
+func (q *queue) awake(user string) bool {
+	if !q.asleep[user] {
+		return false
+	}
+	delete(q.asleep, user)
+	q.left[q.wave[user]]++
+	q.line = append(q.line, user)
+	return true
+}
+
 // done takes a user off for good. halt is set when too many of the wave failed.
 func (q *queue) done(user string, failed bool) (halt string) {
 	i := q.wave[user]
@@ -168,6 +189,8 @@ func (q *queue) waiting(t time.Time) string {
 		return fmt.Sprintf("%d users are copied; the window for flips opens %s", len(q.parked), clock(q.spec.flips().Next(t)))
 	case len(q.later) > 0:
 		return "the next user's time comes " + clock(q.spec.Each[q.later[0]].NotBefore)
+	case len(q.asleep) > 0:
+		return fmt.Sprintf("%d users have to log in first", len(q.asleep))
 	}
 	return ""
 }

@@ -138,6 +138,9 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, c crede
 		b.Close()
 		return nil, err
 	}
+	if f := p.o.LoggedIn; f != nil && password && route.Store.Login.Captures() {
+		f(route.Store.Name, entry.User, c.password)
+	}
 	return s, nil
 }
 

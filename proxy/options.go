@@ -158,6 +158,11 @@ type Options struct {
 	// a command, for one in eight of those that are not pipelined. It must be quick.
 	Latency func(store, host string, d time.Duration)
 
+	// LoggedIn, if set, is told of logins at stores that take nothing but the user's
+	// own password and whose configuration allows it (Login.Capture): the store has
+	// just accepted it. It must be quick, and keep to itself what it is told.
+	LoggedIn func(store, user string, password backend.Secret)
+
 	parkAfter time.Duration // of tests; 0: parkAfter
 }
 

@@ -65,6 +65,11 @@ func (a *App) buildProxy(host string) (err error) {
 				a.moves.ObserveLatency(store, host, d)
 			}
 		}
+		o.LoggedIn = func(store, user string, password backend.Secret) {
+			if a.moves != nil {
+				a.moves.LoggedIn(store, user, password)
+			}
+		}
 	}
 	if a.backends, err = proxy.NewBackends(proxy.BackendsOptions{Logger: o.Logger, Registry: a.o.Registry}); err != nil {
 		return err

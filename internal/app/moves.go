@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"mailferry/backend"
 	"mailferry/internal/admin"
 	"mailferry/internal/config"
@@ -41,6 +43,10 @@ func (a *App) buildMigration(context.Context) error {
 		Timing: migrate.Timing{Hold: a.conf.Migrate.HoldLimit, Quiet: a.conf.Migrate.ConfirmTime, Soak: a.conf.Migrate.SoakPoll},
 	})
 	if err != nil {
+		return err
+	}
+	if err := a.o.Registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "mailferry_migrate_waiting_for_login_users",
+		Help: "Users whose moves wait for their next login."}, func() float64 { return float64(a.moves.WaitingForLogin()) })); err != nil {
 		return err
 	}
 	a.parts = append(a.parts, part{name: "migration", serve: untilDone,

@@ -49,7 +49,7 @@ func makeStores(list []config.Store) ([]*backend.Store, error) {
 		s := &backend.Store{Name: c.Name, Type: c.Type, Address: c.Address, TLS: c.TLS, LMTPTLS: c.LMTPTLS, Ports: map[backend.Protocol]int{},
 			MaxConnections: c.Connections, MaxLogins: float64(c.Logins), MaxOctets: int64(c.Bandwidth), Compress: c.Compress,
 			Identity: c.Identity, TakesTokens: c.Tokens, Alternates: c.Alternates, MaxSessions: c.Sessions,
-			Login: backend.Login{Mode: c.Login.Mode, User: c.Login.User, Secret: c.Login.Password, Separator: c.Login.Separator}}
+			Login: backend.Login{Mode: c.Login.Mode, User: c.Login.User, Secret: c.Login.Password, Separator: c.Login.Separator, Capture: c.Login.Capture}}
 		for protocol, port := range c.Ports {
 			s.Ports[backend.Protocol(protocol)] = port
 		}

@@ -246,6 +246,7 @@ type Login struct {
 	User      string            `mapstructure:"user" doc:"The admin's name."`
 	Password  Secret            `mapstructure:"password" doc:"The admin's password."`
 	Separator string            `mapstructure:"separator" doc:"master: what stands between the names." default:"*"`
+	Capture   time.Duration     `mapstructure:"capture" doc:"user: your consent that a user's password is taken from their login to this store for their move, and how long it may be kept: sealed, in memory alone, until the user has moved or this time is over (24h). Only users of a move that is ordered are concerned; each capture is logged, without the password. 0s: never." default:"0s"`
 	OAuth     OAuth             `mapstructure:"oauth" doc:"oauth: where tokens come from. One of token_url with client_id and client_secret, token_file, and service_account."`
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"time"
 
 	"mailferry/backend"
 )
@@ -22,8 +23,17 @@ func checkCredentials(c *Config, r *report) {
 	}
 }
 
+// maxCapture bounds how long the password of a login may be kept.
+const maxCapture = 30 * 24 * time.Hour
+
 // checkLogin reports mistakes in how to log in to a foreign store.
 func checkLogin(l *Login, key string, r *report) {
+	if l.Capture < 0 || l.Capture > maxCapture {
+		r.add(key+".capture", "is between 0s and %s", maxCapture)
+	}
+	if l.Capture > 0 && l.Mode != backend.LoginUser {
+		r.add(key+".capture", "is for mode user: mode %s needs no user's password", l.Mode)
+	}
 	switch l.Mode {
 	case backend.LoginOAuth:
 		checkOAuth(&l.OAuth, key+".oauth", r)
