@@ -57,8 +57,7 @@ func newPOPUsers(t *testing.T, f *farm, n *node, quiet []string, names ...string
 			if s.kind == "cyrus" { // it locks a maildrop, and the move has to see it, too
 				user.between = 300 * time.Millisecond
 			}
-			// The most difficult store for the slowest client.
-			if user.quiet && s.kind == "courier" {
+			if user.quiet {
 				user.getmail = mailtest.NewGetmail(t, "POP3", mailtest.Account{Addr: n.pop3, User: u, Password: password}, false)
 			}
 			user.setUp(t)
