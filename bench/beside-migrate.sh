@@ -200,9 +200,9 @@ part_cyrus() {
 			pipe.cyrus-many pipe c001..c004 4 -
 			mailferry-copy.cyrus-many mailferry-copy c001..c004 4 cyrus
 		R
-		SOURCE=cyrus ONCE=1 rows <<-'R'
-			imapsync.cyrus-many imapsync c001..c002 4 cyrus
-			offlineimap.cyrus-many offlineimap c001 4 cyrus
+		SOURCE=cyrus ONCE=1 LIMIT=30s rows <<-'R' # cut off: a rate is what arrived by then
+			imapsync.cyrus-many imapsync c001..c004 4 -
+			offlineimap.cyrus-many offlineimap c001 4 -
 		R
 		SOURCE=cyrus ONCE=1 on_node rows <<-'R'
 			mailferry.cyrus-big mailferry cbig1 1 cyrus-big
@@ -262,9 +262,9 @@ part_distance() {
 			pipe.far-many pipe w01..w08 8 -
 			mailferry-copy.far-many mailferry-copy w01..w08 8 wan
 		R
-		WAN=1 ONCE=1 rows <<-'R'
-			imapsync.far-many imapsync w01..w08 8 wan
-			offlineimap.far-many offlineimap w01..w02 8 wan
+		WAN=1 ONCE=1 LIMIT=30s rows <<-'R' # cut off: a rate is what arrived by then
+			imapsync.far-many imapsync w01..w08 8 -
+			offlineimap.far-many offlineimap w01..w02 8 -
 		R
 		WAN=1 ONCE=1 on_node rows <<-'R'
 			mailferry.far-20000 mailferry big1 1 big
