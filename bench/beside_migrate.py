@@ -195,20 +195,19 @@ class Migration:
             way = f"{j['source'].capitalize()} to {'our store' if j['target'] == 'own' else j['target'].capitalize()}"
             if "live" in j:
                 v = j["live"]
-                new = v["src_new_in_dst"] + v["dst_new_in_dst"]
-                rows.append((case, way, tool, f"{v['inbox_src']}", number0(v["of_src_lost"] + (10 - new if new < 10 else 0)), "", "", "", "", "", "", f"new mail there: {v['src_new_in_dst']} of 5 of the source, {v['dst_new_in_dst']} of 5 of the target"))
+                rows.append((case, way, tool, f"{v['inbox_src']}", number0(live_lost(v)), "", "", "", "", "", "", "", f"new mail there: {v['src_new_in_dst']} of 5 of the source, {v['dst_new_in_dst']} of 5 of the target"))
                 continue
             v, c = j["verify"], Counts(j["verify"])
             m, u = v["messages"], v["pop3_uidl"]
             ends = "identity_perfect" if v["identity_perfect"] else "content_perfect" if v["content_perfect"] else ""
             note = [ends] * bool(ends) + ([f"{j['kills']} kills hit"] if "kills" in j else []) + c.refusals()
             rows.append((case, way, tool, f"{m['intact']:,} of {m['expected']:,}", number0(c.lost), number0(c.many), f"**{c.gone}, {c.new}**" if c.gone or c.new else "0",
-                         number0(c.changed), number0(c.marks), f"{v['uid']['differ']} / {v['uidvalidity']['differ']}",
+                         number0(c.changed), number0(c.marks), number0(c.subscriptions), f"{v['uid']['differ']} / {v['uidvalidity']['differ']}",
                          f"{u['same']} / {u['differ'] + u['missing']}", ", ".join(note)))
         order = {c: i for i, c in enumerate([*CASES, "odd", "torture", "delta-1", "delta-2", "live", "crash"])}
         rows.sort(key=lambda r: (r[1].split()[0], order.get(r[0], 99), r[2].startswith(OWN), r[1]))
         table("**What arrived, judged by `mailseed verify`**", ["case", "way", "tool", "intact", "lost", "doubled or too many", "folders gone, new", "octets changed",
-                                                              "flags, keywords, dates", "UIDs, UIDVALIDITYs other", "UIDLs same / other", ""], rows)
+                                                              "flags, keywords, dates", "subscriptions", "UIDs, UIDVALIDITYs other", "UIDLs same / other", ""], rows)
 
     def bad(self, target):
         """Counts of lost, doubled, renamed, changed over all verdicts of ours."""
@@ -218,7 +217,7 @@ class Migration:
                 continue
             n += 1
             if "live" in j:
-                total[0] += j["live"]["of_src_lost"] + 10 - j["live"]["src_new_in_dst"] - j["live"]["dst_new_in_dst"]
+                total[0] += live_lost(j["live"])
                 continue
             c, v = Counts(j["verify"]), j["verify"]
             for i, x in enumerate((c.lost, c.many, c.gone + c.new, c.changed, c.marks)):
@@ -297,6 +296,11 @@ def number0(n):
     return f"**{n:,}**" if n else "0"
 
 
+def live_lost(v):
+    """Messages of the source that the target has not, and deliveries to the target that are gone."""
+    return v["of_src_lost"] + 5 - v["dst_new_in_dst"]
+
+
 class Counts:
     """What a tool did, without what the target refuses to take."""
 
@@ -308,6 +312,8 @@ class Counts:
         self.gone, self.new = f["missing"] - self.no["folders"], f["extra"] - self.no["renamed"]
         self.changed = m["changed_header_only"] + m["changed_body"]
         self.marks = flags["system_differ"] + flags["keywords_differ"] + v["internaldate"]["differ"] - self.no["dates"]
+
+        self.subscriptions = subs["missing"] + subs["extra"] - 2 * self.no["subscriptions"]
 
     def refusals(self):
         n = self.no
