@@ -220,7 +220,7 @@ class Migration:
                 total[0] += live_lost(j["live"])
                 continue
             c, v = Counts(j["verify"]), j["verify"]
-            for i, x in enumerate((c.lost, c.many, c.gone + c.new, c.changed, c.marks)):
+            for i, x in enumerate((c.lost, c.many, c.gone + c.new, c.changed, c.marks + c.subscriptions)):
                 total[i] += x
             if target:
                 total[4] += v["uid"]["differ"] + v["uidvalidity"]["differ"] + v["pop3_uidl"]["differ"] + v["pop3_uidl"]["missing"]
@@ -257,8 +257,8 @@ class Migration:
                 rows.append([name, rest[1](v) + (f" ({CASES[where]})" if where else ""), "reached" if v >= rest[0] else "missed"])
         if peak:
             rows.append(["Most memory with 8 mailboxes at a time, caches included: 128 MiB", f"{peak:.0f} MiB", "reached" if peak <= 128 else "missed"])
-        for own, name in ((True, "Into our store: 0 lost, doubled, renamed, changed; other flags, dates, UIDs, UIDVALIDITYs, UIDLs"),
-                          (False, "Into Dovecot and Cyrus: 0 lost, doubled, renamed, changed; other flags, dates")):
+        for own, name in ((True, "Into our store: 0 lost, doubled, renamed, changed; other flags, dates, subscriptions, UIDs, UIDVALIDITYs, UIDLs"),
+                          (False, "Into Dovecot and Cyrus: 0 lost, doubled, renamed, changed; other flags, dates, subscriptions")):
             n, bad = self.bad(own)
             if n:
                 rows.append([f"{name} ({n} verdicts)", ", ".join(map(str, bad)), "missed" if any(bad) else "reached"])
