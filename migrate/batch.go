@@ -28,6 +28,7 @@ type batch struct {
 	halt    string                  // why it paused itself; guarded by mu
 	failed0 []string                // failed before this process, and count for the rule to stop at; guarded by mu
 	stopped bool                    // guarded by mu
+	ordered map[string]bool         // users who may be flipped, where an order is needed; guarded by mu
 	ended   bool                    // no worker is left; guarded by mu
 	counts  map[State]int           // guarded by mu
 	sum     figures                 // of users who are not at work; guarded by mu
@@ -75,7 +76,7 @@ func (t *routeTable) get(user string) (savedRoute, bool) {
 func newBatch(spec BatchSpec, j *journal) *batch {
 	b := &batch{spec: spec, journal: j, routes: &routeTable{m: make(map[string]savedRoute)},
 		moves: make(map[string]Move, len(spec.Users)), status: make(map[string]*progressLog, len(spec.Users)), wake: make(chan struct{}),
-		counts: map[State]int{}, atWork: map[string]*progressLog{}, dirty: map[int]map[string]bool{}}
+		ordered: map[string]bool{}, counts: map[State]int{}, atWork: map[string]*progressLog{}, dirty: map[int]map[string]bool{}}
 	logs := make([]progressLog, len(spec.Users))
 	for i, u := range spec.Users {
 		b.moves[u] = spec.newMove()
@@ -100,6 +101,7 @@ func (b *batch) restore(r *replayed) {
 		}
 	}
 	maps.Copy(b.routes.m, r.routes)
+	maps.Copy(b.ordered, r.cutover)
 	b.paused, b.stopped, b.halt = r.order == orderPause, r.order == orderStop, r.why
 	for u, m := range b.moves {
 		if m.State == Failed && !r.forgiven[u] {
@@ -114,6 +116,7 @@ func (b *batch) begin(cancel context.CancelCauseFunc) {
 	defer b.mu.Unlock()
 	b.cancel, b.ended = cancel, false
 	b.queue = newQueue(&b.spec)
+	b.queue.orders = b.ordered
 	for _, u := range b.failed0 {
 		b.queue.failed[b.queue.wave[u]]++
 	}
@@ -364,9 +367,6 @@ func (b *batch) pausing(flip bool) bool {
 	defer b.mu.Unlock()
 	return b.paused || b.stopped || !b.spec.Window.Open(time.Now()) && !(flip && b.spec.flips().Open(time.Now()))
 }
-
-// mayFlip reports that users may be flipped now.
-func (b *batch) mayFlip() bool { return b.spec.flips().Open(time.Now()) }
 
 func (b *batch) active() bool {
 	b.mu.Lock()

@@ -280,16 +280,7 @@ func (e *Engine) RetrySpec(id BatchID) (BatchSpec, error) {
 	if err != nil {
 		return BatchSpec{}, err
 	}
-	spec := b.spec
-	spec.ID, spec.Users, spec.Each, spec.OnChange = "", b.failed(), nil, nil
-	for _, u := range spec.Users {
-		if o, ok := b.spec.Each[u]; ok {
-			if spec.Each == nil {
-				spec.Each = map[string]UserOptions{}
-			}
-			spec.Each[u] = o
-		}
-	}
+	spec := b.spec.only(b.failed())
 	if len(spec.Users) == 0 {
 		return spec, backend.Errorf(backend.KindNotFound, "No move of this batch has failed.", "batch %q", id)
 	}

@@ -114,6 +114,12 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if !spec.POP3.Valid() {
 		return "", backend.Errorf(backend.KindInvalid, "", "pop3 is %q: auto, always or never", spec.POP3)
 	}
+	if !spec.Order.Valid() {
+		return "", backend.Errorf(backend.KindInvalid, "", "order is %q: csv, name, size or last-login", spec.Order)
+	}
+	if spec.OnOrder && (spec.CopyOnly || spec.Dry) {
+		return "", backend.NewError(backend.KindInvalid, "A copy flips nobody: it cannot wait for an order to do so.")
+	}
 	spec.Users = unique(spec.Users)
 	spec.order()
 	if err := e.checkStores(&spec); err != nil {
@@ -319,7 +325,7 @@ func (e *Engine) work(ctx context.Context, b *batch) {
 				hot.cool(u)
 				d := e.driver(b, u, flip)
 				d.crew = crew
-				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped || m.State == Ready && !b.mayFlip() })
+				e.runUser(ctx, b, d, func(m Move) bool { return m.State == Flipped || m.State == Ready && !b.mayFlip(u) })
 				if d.move.State != Flipped {
 					if d.move.State == Ready && !d.move.Done() && !b.pausing(false) && ctx.Err() == nil {
 						hot.keep(d) // before anybody can take the user again

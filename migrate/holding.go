@@ -58,7 +58,7 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 		d.release()
 		return Event{Kind: EvGaveUp, Reason: fmt.Sprintf("the user is on store %q, not on %q", p.Store, d.route.from.Name)}, nil
 	}
-	if !d.b.mayFlip() { // the window was closed while it waited: run ends, and the user is parked
+	if !d.b.mayFlip(d.user) { // the window was closed while it waited: run ends, and the user is parked
 		d.release()
 		return ev, nil
 	}

@@ -55,6 +55,7 @@ type replayed struct {
 	why    string // of a pause that nobody ordered
 	// forgiven failed before an operator last went on.
 	forgiven map[string]bool
+	cutover  map[string]bool // users whose flip was ordered; the empty name: all
 	figures  map[string]figures
 }
 
@@ -149,6 +150,11 @@ func (r *replayed) apply(rec *record) {
 		}
 	case rec.Route != nil:
 		r.routes[rec.User] = *rec.Route
+	case rec.Order == orderCutover:
+		if r.cutover == nil {
+			r.cutover = map[string]bool{}
+		}
+		r.cutover[rec.User] = true
 	case rec.Order != "":
 		r.order, r.why = rec.Order, rec.Why
 		if rec.Order != orderContinue {

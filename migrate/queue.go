@@ -20,6 +20,7 @@ type queue struct {
 	failed []int           // of each wave, those that an operator went on in spite of left out
 	line   []string        // users of the waves so far that wait for a worker
 	later  []string        // whose time has not come, by time
+	orders map[string]bool // users who may be flipped, the batch's own; empty name: all
 	parked []string        // copied, and waiting for a window to flip
 	asleep map[string]bool // who have to log in first; no wave waits for them
 }
@@ -90,9 +91,10 @@ func (q *queue) next(t time.Time) (user string, flip bool, again time.Time) {
 	for len(q.later) > 0 && !q.spec.Each[q.later[0]].NotBefore.After(t) {
 		q.line, q.later = append(q.line, q.later[0]), q.later[1:]
 	}
-	if len(q.parked) > 0 {
+	if i := q.parkedNext(); i >= 0 {
 		if w := q.spec.flips(); w.Open(t) {
-			user, q.parked = q.parked[0], q.parked[1:]
+			user = q.parked[i]
+			q.parked = slices.Delete(q.parked, i, i+1)
 			return user, true, again
 		}
 		soonest(q.spec.flips().Next(t))
@@ -181,12 +183,12 @@ func (q *queue) name(i int) string {
 // has come or all are at work.
 func (q *queue) waiting(t time.Time) string {
 	switch {
-	case len(q.parked) > 0 && q.spec.flips().Open(t), len(q.line) > 0 && q.spec.Window.Open(t):
+	case q.parkedNext() >= 0 && q.spec.flips().Open(t), len(q.line) > 0 && q.spec.Window.Open(t):
 		return ""
 	case len(q.line) > 0:
 		return "the window opens " + clock(q.spec.Window.Next(t))
 	case len(q.parked) > 0:
-		return fmt.Sprintf("%d users are copied; the window for flips opens %s", len(q.parked), clock(q.spec.flips().Next(t)))
+		return q.parkedWait(t)
 	case len(q.later) > 0:
 		return "the next user's time comes " + clock(q.spec.Each[q.later[0]].NotBefore)
 	case len(q.asleep) > 0:

@@ -22,10 +22,13 @@ type UserOptions struct {
 	// admin's login; it is kept apart from the journal while the batch runs.
 	Password backend.Secret `json:"-"`
 	// PasswordFile is read at each login instead.
-	PasswordFile string    `json:"password_file,omitempty"`
-	Priority     int       `json:"priority,omitempty"` // higher ones first
-	NotBefore    time.Time `json:"not_before,omitzero"`
-	Wave         string    `json:"wave,omitempty"`
+	PasswordFile string `json:"password_file,omitempty"`
+	Priority     int    `json:"priority,omitempty"` // higher ones first
+	// LastLogin and Size (octets) are for an Order that goes by them; zero: not known.
+	LastLogin time.Time `json:"last_login,omitzero"`
+	Size      int64     `json:"size,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"`
+	Wave      string    `json:"wave,omitempty"`
 }
 
 // of is what a batch says of a user, its own stores filled in.
@@ -45,15 +48,59 @@ func (s *BatchSpec) sources() (names []string) {
 	return names
 }
 
-// order sorts the users by priority; equal ones stay as they were named.
+// Order says who comes first; it is empty for the order in which users are named.
+type Order string
+
+// OrderCSV is as they are named; OrderName by name; OrderSize the smallest first,
+// so that most users have moved soon; OrderLastLogin those who logged in last
+// first. Users of whom size or login is not known come behind, as they are named.
+const (
+	OrderCSV       Order = "csv"
+	OrderName      Order = "name"
+	OrderSize      Order = "size"
+	OrderLastLogin Order = "last-login"
+)
+
+// Valid reports whether o is one of them, or empty.
+func (o Order) Valid() bool {
+	return o == "" || o == OrderCSV || o == OrderName || o == OrderSize || o == OrderLastLogin
+}
+
+// compare orders two users; 0: they stay as they were named.
+func (s *BatchSpec) compare(a, b string) int {
+	x, y := s.Each[a], s.Each[b]
+	switch s.Order {
+	case OrderName:
+		return cmp.Compare(a, b)
+	case OrderSize:
+		return cmp.Or(unknownLast(x.Size == 0, y.Size == 0), cmp.Compare(x.Size, y.Size))
+	case OrderLastLogin:
+		return y.LastLogin.Compare(x.LastLogin) // the zero time is long ago
+	}
+	return 0
+}
+
+func unknownLast(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// order sorts the users by priority, then by Order; equal ones stay as they were
+// named.
 func (s *BatchSpec) order() {
-	if len(s.Each) > 0 {
-		slices.SortStableFunc(s.Users, func(a, b string) int { return cmp.Compare(s.Each[b].Priority, s.Each[a].Priority) })
+	if len(s.Each) > 0 || s.Order != "" {
+		slices.SortStableFunc(s.Users, func(a, b string) int {
+			return cmp.Or(cmp.Compare(s.Each[b].Priority, s.Each[a].Priority), s.compare(a, b))
+		})
 	}
 }
 
-// InOrder is the users in the order in which they move: by priority, equal ones
-// as they were named.
+// InOrder is the users in the order in which they move: by priority, then by Order.
 func (s *BatchSpec) InOrder() []string {
 	s.order()
 	return s.Users

@@ -38,7 +38,12 @@ type BatchSpec struct {
 	// Parallel users at a time; default 4.
 	Parallel int  `json:"parallel,omitempty"`
 	CopyOnly bool `json:"copy_only,omitempty"` // stop at ready
-	Dry      bool `json:"dry,omitempty"`       // stop at checked
+	// Order is in which order users are taken who have the same priority.
+	Order Order `json:"order,omitempty"`
+	// OnOrder flips users only when Cutover says so; until then their copies are
+	// followed.
+	OnOrder bool `json:"on_order,omitempty"`
+	Dry     bool `json:"dry,omitempty"` // stop at checked
 	// AllowSkipped flips a user although messages could not be read.
 	AllowSkipped bool `json:"allow_skipped,omitempty"`
 	// POP3 says whether unique ids and order are carried over; empty: POP3Auto.

@@ -19,7 +19,8 @@ Users are named as arguments, in a CSV file (or one name a line), or by a filter
 in the language of their directory. The command shows the progress until all are
 done; it may be interrupted or detached: the node goes on. --dry only says what
 would happen; --copy-only copies and compares and leaves the users where they
-are.
+are; --flip-on-order follows them, too, and flips those who are named to mailferry
+migrate cutover.
 
 Columns of a CSV file, named in its first line; only "user" is needed:
   user                  the user's name
@@ -28,6 +29,7 @@ Columns of a CSV file, named in its first line; only "user" is needed:
   password, passfile    the user's own password there, or a file on the node with
                         it, for stores without an admin's login
   priority              a number; higher ones move first
+  last-login, size      a date or time, and bytes (or 3GiB), for --order
   not-before            a date (2026-11-30) or a time (2026-11-30T22:00:00+01:00)
   wave                  users of a wave begin when the wave before is done
 
@@ -83,6 +85,8 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.IntVar(&r.Parallel, "parallel", 0, "users copied at a time (default: the configuration's)")
 	f.BoolVar(&r.Dry, "dry", false, "check and plan only")
 	f.BoolVar(&r.CopyOnly, "copy-only", false, "copy and compare, but leave users where they are")
+	f.BoolVar(&r.OnOrder, "flip-on-order", false, "copy and follow users, and flip them when mailferry migrate cutover says so")
+	f.StringVar(&r.Order, "order", "", "who comes first, among equal priorities: `csv` (as named, the default), name, size (the smallest) or last-login (the latest); the last two by columns of --users")
 	f.IntVar(&r.Reread, "reread", 0, "share of messages that are read again from the new store's disk, in `percent` (default 10, -1: none)")
 	f.IntVar(&r.Prove, "prove", 0, "share of messages that the old store is asked for again, in `percent` (default 10 for Cyrus, else none)")
 	f.StringVar(&r.Soak, "soak", "", "how long the old store follows behind a flip, so that users can be rolled back: `time` such as 7d or 36h (default: the configuration's)")
@@ -95,7 +99,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 		c.migrateTellCommand("pause", "Start no further step of a batch; users on hold are finished", (*admin.MigrationClient).Pause),
 		c.migrateTellCommand("resume", "Go on with a paused batch", (*admin.MigrationClient).Resume),
 		c.migrateTellCommand("stop", "End a batch for good; users who are not flipped stay where they are", (*admin.MigrationClient).Stop),
-		c.migrateRetryCommand(), c.migrateRollbackCommand(), c.migrateFinaliseCommand())
+		c.migrateRetryCommand(), c.migrateRollbackCommand(), c.migrateFinaliseCommand(), c.migrateCutoverCommand())
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mailferry/internal/admin"
+	"mailferry/internal/config"
 )
 
 // columns of a file of users; each takes a cell that is not empty.
@@ -27,15 +28,25 @@ var columns = map[string]func(o *admin.MoveOptions, cell string) error{
 		}
 		return err
 	},
-	"not-before": func(o *admin.MoveOptions, s string) (err error) {
-		if o.NotBefore, err = time.Parse(time.RFC3339, s); err == nil {
-			return nil
-		}
-		if o.NotBefore, err = time.ParseInLocation(time.DateOnly, s, time.Local); err != nil {
-			err = fmt.Errorf("%q is neither a date (2026-11-30) nor a time (2026-11-30T22:00:00+01:00)", s)
-		}
+	"not-before": func(o *admin.MoveOptions, s string) (err error) { o.NotBefore, err = moment(s); return err },
+	"last-login": func(o *admin.MoveOptions, s string) (err error) { o.LastLogin, err = moment(s); return err },
+	"size": func(o *admin.MoveOptions, s string) error {
+		n, err := config.ParseSize(s)
+		o.Size = int64(n)
 		return err
 	},
+}
+
+// moment is a date, or a time.
+func moment(s string) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	t, err := time.ParseInLocation(time.DateOnly, s, time.Local)
+	if err != nil {
+		err = fmt.Errorf("%q is neither a date (2026-11-30) nor a time (2026-11-30T22:00:00+01:00)", s)
+	}
+	return t, err
 }
 
 // maxMistakes of a file are told at once.

@@ -128,6 +128,11 @@ func (m *MigrationClient) Finalise(ctx context.Context, o SoakOrder) (out SoakOr
 	return out, m.c.do(ctx, http.MethodPost, "/v1/soaks/finalise", o, &out)
 }
 
+// Cutover implements Migrations.
+func (m *MigrationClient) Cutover(ctx context.Context, o SoakOrder) (out SoakOrder, err error) {
+	return out, m.c.do(ctx, http.MethodPost, "/v1/migrations/cutover", o, &out)
+}
+
 // Retry implements Migrations.
 func (m *MigrationClient) Retry(ctx context.Context, id string) (b Batch, err error) {
 	return b, m.c.do(ctx, http.MethodPost, escaped("/v1/migrations/%s/retry", []string{orLatest(id)}), nil, &b)

@@ -52,8 +52,8 @@ func (s *Service) migrationRequests(handle register) {
 		return nil, m.Stop(r.Context(), batchID(r))
 	}))
 	for what, order := range map[string]func(Migrations, context.Context, SoakOrder) (SoakOrder, error){
-		"rollback": Migrations.Rollback, "finalise": Migrations.Finalise} {
-		handle("POST /v1/soaks/"+what, moves(func(m Migrations, r *http.Request) (any, error) {
+		"soaks/rollback": Migrations.Rollback, "soaks/finalise": Migrations.Finalise, "migrations/cutover": Migrations.Cutover} {
+		handle("POST /v1/"+what, moves(func(m Migrations, r *http.Request) (any, error) {
 			o, err := body[SoakOrder](r)
 			if err != nil {
 				return nil, err

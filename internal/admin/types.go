@@ -82,6 +82,9 @@ type Migrations interface {
 	// carried out.
 	Rollback(ctx context.Context, o SoakOrder) (SoakOrder, error)
 	Finalise(ctx context.Context, o SoakOrder) (SoakOrder, error)
+	// Cutover orders the flip of users who are copied, in a batch that waits for that
+	// (OnOrder) or was a copy; the answer names the batch in which they are flipped.
+	Cutover(ctx context.Context, o SoakOrder) (SoakOrder, error)
 	// Retry begins the failed moves of a batch anew, as another batch.
 	Retry(ctx context.Context, id string) (Batch, error)
 }
@@ -100,6 +103,10 @@ type MoveRequest struct {
 	Parallel int    `json:"parallel,omitempty"`
 	Dry      bool   `json:"dry,omitempty"`
 	CopyOnly bool   `json:"copy_only,omitempty"`
+	// OnOrder copies and follows users, and flips them when Cutover says so.
+	OnOrder bool `json:"on_order,omitempty"`
+	// Order is csv (as they are named, the default), name, size or last-login.
+	Order string `json:"order,omitempty"`
 	// Copy are imapsync's options for mailboxes and messages; for copies into
 	// foreign stores.
 	Copy string `json:"copy,omitempty"`
@@ -124,7 +131,7 @@ type MoveRequest struct {
 	Hooks []string `json:"hooks,omitempty"`
 }
 
-// SoakOrder names soaking users: those of a batch, or some. In the answer both
+// SoakOrder names users whom an order is for: those of a batch, or some. In the answer both
 // are filled in.
 type SoakOrder struct {
 	Batch string   `json:"batch,omitempty"` // empty: that of the users
@@ -139,6 +146,8 @@ type MoveOptions struct {
 	Password     string    `json:"password,omitempty"`
 	PasswordFile string    `json:"password_file,omitempty"`
 	Priority     int       `json:"priority,omitempty"`
+	LastLogin    time.Time `json:"last_login,omitzero"`
+	Size         int64     `json:"size,omitempty"` // octets
 	NotBefore    time.Time `json:"not_before,omitzero"`
 	Wave         string    `json:"wave,omitempty"`
 }

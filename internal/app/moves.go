@@ -126,7 +126,7 @@ func (m *migrations) spec(r *admin.MoveRequest) (*migrate.BatchSpec, error) {
 		return nil, err
 	}
 	spec := &migrate.BatchSpec{Users: r.Users, From: r.From, To: r.To, Parallel: cmp.Or(r.Parallel, m.app.conf.Migrate.Parallel),
-		Dry: r.Dry, CopyOnly: r.CopyOnly, WaveSize: r.WaveSize, Hooks: r.Hooks,
+		Dry: r.Dry, CopyOnly: r.CopyOnly, OnOrder: r.OnOrder, Order: migrate.Order(r.Order), WaveSize: r.WaveSize, Hooks: r.Hooks,
 		Reread: r.Reread, Prove: r.Prove,
 		POP3: migrate.POP3Mode(cmp.Or(r.POP3, m.app.conf.Migrate.POP3)), ForcePOP3: r.ForcePOP3}
 	if err := copyRules(spec, r.Copy); err != nil {
@@ -140,7 +140,7 @@ func (m *migrations) spec(r *admin.MoveRequest) (*migrate.BatchSpec, error) {
 			spec.Each = make(map[string]migrate.UserOptions, len(r.Each))
 		}
 		spec.Each[name] = migrate.UserOptions{From: o.From, To: o.To, Login: o.Login, Password: backend.Secret(o.Password),
-			PasswordFile: o.PasswordFile, Priority: o.Priority, NotBefore: o.NotBefore, Wave: o.Wave}
+			PasswordFile: o.PasswordFile, Priority: o.Priority, LastLogin: o.LastLogin, Size: o.Size, NotBefore: o.NotBefore, Wave: o.Wave}
 	}
 	var err error
 	if spec.Soak, err = m.soak(r.Soak); err != nil {

@@ -63,6 +63,11 @@ func (m *migrations) Finalise(_ context.Context, o admin.SoakOrder) (admin.SoakO
 	return soakOrder(m.engine.Finalise(migrate.BatchID(o.Batch), o.Users))
 }
 
+// Cutover implements admin.Migrations.
+func (m *migrations) Cutover(_ context.Context, o admin.SoakOrder) (admin.SoakOrder, error) {
+	return soakOrder(m.engine.Cutover(migrate.BatchID(o.Batch), o.Users))
+}
+
 func soakOrder(id migrate.BatchID, users []string, err error) (admin.SoakOrder, error) {
 	return admin.SoakOrder{Batch: string(id), Users: users}, err
 }
