@@ -72,11 +72,17 @@ type Options struct {
 	MaxBody int64
 	// SegmentBytes is the size at which a body segment is closed; default 256 MiB.
 	SegmentBytes int64
+	// MemoryBytes is what write buffers and the cache of the state may take
+	// together, from which the two bounds below follow; default 48 MiB. Proposals
+	// in flight and the Go heap come on top.
+	MemoryBytes int64
 	// CheckpointBytes is the growth of the log after which segments are synced,
 	// the state is flushed and the log is cut; it bounds the replay after a
-	// crash. Default 64 MiB.
+	// crash. Default a twelfth of MemoryBytes, 1 MiB to 64 MiB. Buffers of the
+	// log and the state take up to six times as much.
 	CheckpointBytes int64
-	// CacheBytes is the block cache of the applied state; default 64 MiB.
+	// CacheBytes is the block cache of the applied state; default what the
+	// buffers leave of MemoryBytes.
 	CacheBytes int64
 }
 
@@ -121,8 +127,9 @@ func (o *Options) setDefaults() {
 	setDefault(&o.MaxInbox, 16384)
 	setDefault(&o.MaxBody, 1<<32-1)
 	setDefault(&o.SegmentBytes, 256<<20)
-	setDefault(&o.CheckpointBytes, 64<<20)
-	setDefault(&o.CacheBytes, 64<<20)
+	setDefault(&o.MemoryBytes, 48<<20)
+	setDefault(&o.CheckpointBytes, min(64<<20, max(1<<20, o.MemoryBytes/12)))
+	setDefault(&o.CacheBytes, max(1<<20, o.MemoryBytes-6*o.CheckpointBytes))
 }
 
 func setDefault[T comparable](p *T, v T) {
@@ -152,6 +159,9 @@ func (o *Options) validate() error {
 	}
 	if len(o.Voters) > 1 && o.Transport == nil {
 		errs = append(errs, errors.New("several voters need a Transport"))
+	}
+	if o.MemoryBytes < 0 {
+		errs = append(errs, fmt.Errorf("MemoryBytes is %d", o.MemoryBytes))
 	}
 	if o.Shards < 0 || o.Shards > 1<<20 {
 		errs = append(errs, fmt.Errorf("Shards is %d, must be 1 to 1048576", o.Shards))

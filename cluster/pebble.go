@@ -108,10 +108,10 @@ func openPebble(dir string, fs vfs.FS, cache *pebble.Cache, f *fault, log *slog.
 	return db, nil
 }
 
-// logCacheBytes is little: the log is read at a start and by slow voters. It has
-// a cache of its own because Pebble takes memtables out of the cache, and those
-// of the log would leave the state none.
-const logCacheBytes = 8 << 20
+// logCacheBytes is next to nothing: the log is read at a start and by slow voters.
+// It has a cache of its own because Pebble takes memtables out of the cache, and
+// those of the log would leave the state none.
+const logCacheBytes = 1 << 20
 
 // stateMemTable is the size of the state's memtable, which comes on top of the
 // cache for blocks.
@@ -120,7 +120,8 @@ func stateMemTable(checkpointBytes int64) uint64 {
 }
 
 // tuneLog suits a log: written once, read hardly ever, deleted soon. A large
-// memtable lets most entries die before they are flushed.
+// memtable lets most entries die before they are flushed. While it is, a second
+// one is filled: the two, and two of the state, are what CheckpointBytes says.
 func tuneLog(checkpointBytes int64) func(*pebble.Options) {
 	return func(o *pebble.Options) {
 		o.MemTableSize = uint64(min(256<<20, max(1<<20, 2*checkpointBytes)))

@@ -99,7 +99,7 @@ func (a *App) openEngine(context.Context) error {
 	}
 	node, err := cluster.Open(cluster.Options{
 		NodeID: 1, Dir: a.path(dirEngine), Machine: store.NewMachine(),
-		Logger: a.log.With("part", "cluster"), Metrics: metrics, MaxBody: int64(a.conf.Limits.Message),
+		Logger: a.log.With("part", "cluster"), Metrics: metrics, MaxBody: int64(a.conf.Limits.Message), MemoryBytes: int64(a.conf.Memory),
 	})
 	if err != nil {
 		return err

@@ -129,6 +129,9 @@ func checkListen(c *Config, r *report) {
 	}
 }
 
+// minMemory is the least with which the mailstore's log is not flushed all the time.
+const minMemory Size = 16 << 20
+
 func checkNumbers(c *Config, r *report) {
 	for key, n := range map[string]int64{"limits.message": int64(c.Limits.Message), "limits.recipients": int64(c.Limits.Recipients),
 		"limits.login_timeout": int64(c.Limits.LoginTimeout), "limits.idle_timeout": int64(c.Limits.IdleTimeout),
@@ -138,6 +141,9 @@ func checkNumbers(c *Config, r *report) {
 		if n <= 0 {
 			r.add(key, "must be above zero")
 		}
+	}
+	if c.Memory < minMemory {
+		r.add("memory", "must be at least %s", minMemory)
 	}
 	if c.Migrate.ConfirmTime > c.Migrate.HoldLimit {
 		r.add("migrate.confirm_limit", "is longer than migrate.hold_limit (%s)", c.Migrate.HoldLimit)
