@@ -99,7 +99,7 @@ func (r *report) probeUser(src, dst endpoint, w, g *userM) error {
 	return nil
 }
 
-// probeMessages appends what f has and o has not.
+// probeMessages appends what f has and o has not, 20 messages of a folder at most.
 func (r *report) probeMessages(src endpoint, d *imapConn, dn naming, user string, f, o *folderM) error {
 	have := map[string]int{}
 	for _, m := range o.Msgs {
@@ -107,12 +107,16 @@ func (r *report) probeMessages(src endpoint, d *imapConn, dn naming, user string
 		have["key "+m.Key]++ // changed, not missing
 	}
 	var c *imapConn
+	tried := 0
 	for _, m := range f.Msgs {
 		if have[m.SHA]--; have[m.SHA] >= 0 {
 			continue
 		}
 		if m.Key != "" && have["key "+m.Key] > 0 {
 			continue
+		}
+		if tried++; tried > 20 {
+			break
 		}
 		if c == nil {
 			var err error
