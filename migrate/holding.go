@@ -212,7 +212,7 @@ func (d *driver) lastDelta() Event {
 // afterwards a crash could not find it out again.
 func (d *driver) compare() Event {
 	if d.move.Back {
-		return held(EvEqual, d.rev.compare(d.hold.ctx))
+		return held(EvEqual, d.rev.compare(d.hold.ctx, true))
 	}
 	err := d.acct.compare(d.hold.ctx, d.b.spec.AllowSkipped)
 	if err == nil {

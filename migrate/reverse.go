@@ -155,7 +155,9 @@ func (r *reverse) displace(ctx context.Context) error {
 
 // compare proves that the old store has what the new one has: the same
 // mailboxes, UIDs, flags and subscriptions. What cannot be equal is an exception.
-func (r *reverse) compare(ctx context.Context) error {
+// Before a hold the user is at work: there, what changed at the new store since the
+// last pass is no difference.
+func (r *reverse) compare(ctx context.Context, hold bool) error {
 	r.exceptions, r.messages = nil, 0
 	here, err := r.acct.survey(ctx)
 	if err != nil {
@@ -181,15 +183,24 @@ func (r *reverse) compare(ctx context.Context) error {
 		switch {
 		case p.hollow:
 		case !ok || o.hollow:
-			return errDiffers(p.shown, "not at the old store")
+			if hold || r.acct.boxes[p.name] != nil {
+				return errDiffers(p.shown, "not at the old store")
+			}
 		default:
-			if err := r.compareBox(ctx, p, o); err != nil {
+			err := r.compareBox(ctx, p, o)
+			if backend.IsKind(err, backend.KindConflict) && !hold {
+				var changed bool
+				if changed, err = r.changed(ctx, p, err); changed {
+					continue
+				}
+			}
+			if err != nil {
 				return err
 			}
 		}
 	}
 	for _, o := range old {
-		if !o.hollow {
+		if !o.hollow && (hold || r.acct.boxes[o.name] == nil) {
 			return errDiffers(o.shown, "only at the old store")
 		}
 	}
@@ -197,6 +208,29 @@ func (r *reverse) compare(ctx context.Context) error {
 		r.except("", 0, "subscriptions differ")
 	}
 	return nil
+}
+
+// changed reports whether a mailbox of the new store changed since the last pass;
+// else differs, or what kept us from asking, is the error.
+func (r *reverse) changed(ctx context.Context, p planned, differs error) (bool, error) {
+	b := r.acct.boxes[p.name]
+	if b == nil {
+		return true, nil
+	}
+	c, err := r.acct.connected(ctx)
+	if err != nil {
+		return false, err
+	}
+	sel, err := c.Examine(ctx, p.raw, remote.SelectOptions{})
+	switch {
+	case backend.IsKind(err, backend.KindNotFound):
+		return true, nil
+	case err != nil:
+		return false, err
+	case sel.HighestModSeq > b.modseq:
+		return true, nil
+	}
+	return false, differs
 }
 
 func sameNames(x, y []backend.MailboxName) bool {

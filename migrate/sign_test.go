@@ -85,6 +85,10 @@ func TestSignerRefusesARubbishKey(t *testing.T) {
 func TestPageShowsTheCertificate(t *testing.T) {
 	var b strings.Builder
 	c := exampleCertificate()
+	at := time.Date(2026, 11, 28, 4, 5, 6, 0, time.UTC)
+	c.Soak = &SoakReport{Until: at, Late: 1, LateMail: []LateMail{{Mailbox: "Post", UID: 7, As: 9, Seen: at}},
+		Exceptions: []Exception{{Mailbox: "Neu", What: "UIDVALIDITY differs"}}, RolledBack: &at, Messages: 12345, Mailboxes: 3,
+		Back: &Pause{Hold: 77 * time.Millisecond, Closed: 1, Reasons: []string{"foreign-store"}}}
 	s, err := OpenSigner(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +100,9 @@ func TestPageShowsTheCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"anna@example.org", "1,234,567", "<b>missing:</b> date &lt;odd&gt;", "&lt;b&gt;Ärger &amp; Co&lt;/b&gt;",
-		"150ms", s.Fingerprint(), "Exceptions: all mail is there", "abababababababab</code> equal"} {
+		"150ms", s.Fingerprint(), "Exceptions: all mail is there",
+		"2026-11-28 04:05:06 UTC: the user is on the old store again", "12,345 messages", "Post, UID 7 there, 9 at the new store", "77ms",
+		"Not as it was</td><td>Neu: UIDVALIDITY differs", "abababababababab</code> equal"} {
 		if !strings.Contains(strings.ReplaceAll(b.String(), "&#43;", "+"), want) {
 			t.Errorf("the page lacks %q", want)
 		}

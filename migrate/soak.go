@@ -175,9 +175,9 @@ func (s *soaks) work(ctx context.Context) {
 			return
 		}
 		s.mu.Lock()
-		order := en.order
+		order, b := en.order, en.b
 		s.mu.Unlock()
-		failed := s.e.soakTurn(ctx, en, order)
+		failed := s.e.soakTurn(ctx, b, en.user, order)
 		s.mu.Lock()
 		if en.failures++; !failed {
 			en.failures = 0
@@ -189,7 +189,9 @@ func (s *soaks) work(ctx context.Context) {
 					delete(s.names, n)
 				}
 			}
-			s.e.forgetSoak(en)
+			if m.Done() { // else whoever still works on it does
+				s.e.forgetSoak(en.b, en.user)
+			}
 		} else {
 			if en.order == order {
 				en.order = orderLook
@@ -248,34 +250,28 @@ func (s *soaks) sweep() {
 }
 
 // forgetSoak removes what only a soak needs.
-func (e *Engine) forgetSoak(en *soakEntry) {
-	if err := os.RemoveAll(e.soakDir(en.b.spec.ID, en.user)); err != nil {
-		e.log.Warn("a map of UIDs is left", "user", en.user, "error", err)
+func (e *Engine) forgetSoak(b *batch, user string) {
+	if err := os.RemoveAll(e.soakDir(b.spec.ID, user)); err != nil {
+		e.log.Warn("a map of UIDs is left", "user", user, "error", err)
 	}
-	en.b.mu.Lock()
-	defer en.b.mu.Unlock()
-	if en.b.ended && en.b.counts[Soaking] == 0 && (en.b.counts[Failed]+en.b.counts[RolledBack] == 0 || en.b.stopped) {
-		if err := forgetSecrets(en.b.journal.dir); err != nil {
-			e.log.Error("passwords of a batch are left on the disk", "batch", en.b.spec.ID, "error", err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended && b.counts[Soaking] == 0 && (b.counts[Failed]+b.counts[RolledBack] == 0 || b.stopped) {
+		if err := forgetSecrets(b.journal.dir); err != nil {
+			e.log.Error("passwords of a batch are left on the disk", "batch", b.spec.ID, "error", err)
 		}
 	}
 }
 
 // soakTurn does what is to do for a user; it reports a failure.
-func (e *Engine) soakTurn(ctx context.Context, en *soakEntry, order soakOrder) (failed bool) {
-	d := e.driver(en.b, en.user, false)
+func (e *Engine) soakTurn(ctx context.Context, b *batch, user string, order soakOrder) (failed bool) {
+	d := e.driver(b, user, false)
+	if d.move.State == Soaking && order == orderRollback {
+		return e.rollBackTurn(ctx, d)
+	}
 	defer func() { e.leases.leave(d.route.entry.User, d.lease()) }()
-	switch {
-	case d.move.State != Soaking:
+	if d.move.State != Soaking {
 		return false
-	case order == orderRollback:
-		en.b.running(en.user, true)
-		defer en.b.running(en.user, false)
-		if err := d.rollBack(ctx); err != nil && ctx.Err() == nil {
-			d.log.Error("roll-back ended", "state", d.move.State, "error", err)
-			return true
-		}
-		return d.move.State == Soaking
 	}
 	defer d.cleanup()
 	err := d.look(ctx)
@@ -293,6 +289,38 @@ func (e *Engine) soakTurn(ctx context.Context, en *soakEntry, order soakOrder) (
 	}
 	d.because(err)
 	return err != nil
+}
+
+// rollBackTurn returns when the user is back on the old store, or stays on the
+// new one. What is owed behind the flip back takes no worker: the directory may
+// be away for long.
+func (e *Engine) rollBackTurn(ctx context.Context, d *driver) (failed bool) {
+	back, ended := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	var err error
+	e.wg.Go(func() {
+		defer close(ended)
+		defer func() { e.leases.leave(d.route.entry.User, d.lease()) }()
+		d.b.running(d.user, true)
+		defer d.b.running(d.user, false)
+		err = d.rollBack(ctx, func(m Move) {
+			if m.State == RolledBack {
+				once.Do(func() { close(back) })
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("roll-back ended", "state", d.move.State, "error", err)
+		}
+		if d.move.State == RolledBack && d.move.Done() {
+			e.forgetSoak(d.b, d.user)
+		}
+	})
+	select {
+	case <-back:
+		return false
+	case <-ended:
+		return d.move.State == Soaking && ctx.Err() == nil
+	}
 }
 
 // look is one pass over both stores, without hurry: it lets holds pass.
@@ -401,7 +429,11 @@ func (e *Engine) Finalise(id BatchID, users []string) (BatchID, []string, error)
 func (e *Engine) orderSoaks(id BatchID, users []string, o soakOrder) (BatchID, []string, error) {
 	if id == "" && len(users) > 0 {
 		if id = e.soaks.batchOf(users); id == "" {
-			return "", nil, backend.Errorf(backend.KindNotFound, "These users are not soaking, or not in one batch.", "users %q", users)
+			text := "These users are not all soaking, or not in one batch: mailferry migrate show tells their states."
+			if len(users) == 1 {
+				text = "The user is not soaking: mailferry migrate show tells the state."
+			}
+			return "", nil, backend.Errorf(backend.KindNotFound, text, "users %q", users)
 		}
 	}
 	b, err := e.batch(id)

@@ -8,17 +8,20 @@ import (
 	"mailferry/backend"
 )
 
-// rollBack carries a roll-back out, until the user is on the old store again or
-// it was given up. It ends with an error when ctx does; what it leaves is in the
-// journal.
-func (d *driver) rollBack(ctx context.Context) error {
+// rollBack carries a roll-back out, until nothing is owed behind the flip back or
+// it was given up, and shows each state to seen. It ends with an error when ctx
+// does; what it leaves is in the journal.
+func (d *driver) rollBack(ctx context.Context, seen func(Move)) error {
 	if !d.move.Back {
 		next, _ := d.move.Next(Event{Kind: EvRollback})
 		if err := d.become(next); err != nil {
 			return err
 		}
 	}
-	return d.run(ctx, func(Move) bool { return false })
+	return d.run(ctx, func(m Move) bool {
+		seen(m)
+		return false
+	})
 }
 
 // reverseReady brings the old store up to date until little is missing, compares
@@ -42,7 +45,7 @@ func (d *driver) reverseGrant(ctx context.Context) (Event, error) {
 		began := time.Now()
 		err := d.reversePass(ctx)
 		if err == nil {
-			err = d.rev.compare(ctx) // repairs what others changed, and makes the one in the hold short
+			err = d.rev.compare(ctx, false) // repairs what others changed, and makes the one in the hold short
 		}
 		if err != nil {
 			d.closeReverse()

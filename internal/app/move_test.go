@@ -101,16 +101,20 @@ func (f *farm) login(t *testing.T, user, password string, o *imapclient.Options)
 // deliver sends a message by LMTP through the proxy.
 func (f *farm) deliver(t *testing.T, to, subject string) {
 	t.Helper()
+	if err := f.send(to, subject); err != nil {
+		t.Fatalf("delivery to %s: %v", to, err)
+	}
+}
+
+func (f *farm) send(to, subject string) error {
 	conn, err := net.Dial("tcp", f.node.Addr("lmtp"))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	c := smtp.NewClientLMTP(conn)
 	defer c.Close()
 	text := "From: a@example.org\r\nTo: " + to + "\r\nSubject: " + subject + "\r\n\r\nHello.\r\n"
-	if err := c.SendMail("a@example.org", []string{to}, strings.NewReader(text)); err != nil {
-		t.Fatalf("delivery to %s: %v", to, err)
-	}
+	return c.SendMail("a@example.org", []string{to}, strings.NewReader(text))
 }
 
 // TestMoveWhileConnected is the whole way once: a login by LDAP, a delivery and
