@@ -31,7 +31,7 @@ func (c *cli) migrateStatusCommand() *cobra.Command {
 					left = leftText(b.Left)
 				}
 				rows = append(rows, []string{b.ID, orDash(b.From), orDash(b.To), fmt.Sprint(b.Users), fmt.Sprint(b.Moved), fmt.Sprint(b.Failed),
-					fmt.Sprintf("%.0f%%", 100*b.Share), left, batchState(b)})
+					fmt.Sprintf("%.0f%%", 100*b.Share), left, batchState(b) + behindFlips(b)})
 			}
 			return c.list(batches, "BATCH\tFROM\tTO\tUSERS\tMOVED\tFAILED\tDONE\tLEFT\tSTATE", rows)
 		})}
@@ -43,7 +43,7 @@ func (c *cli) batchStatus(ctx context.Context, node *admin.Client, id string) er
 	if err != nil || c.json {
 		return errors.Join(err, c.printUnless(err, b))
 	}
-	rows := [][]string{{"state", batchState(&b)}, {"work", paceText(&b)}}
+	rows := [][]string{{"state", batchState(&b) + behindFlips(&b)}, {"work", paceText(&b)}}
 	if b.Waves > 1 {
 		rows = append(rows, []string{"wave", fmt.Sprintf("%d of %d", b.Wave, b.Waves)})
 	}
@@ -78,6 +78,17 @@ func batchState(b *admin.Batch) string {
 		state += ": " + b.Waits
 	}
 	return state
+}
+
+// behindFlips tells of users whom a batch that is done does not mean to leave so.
+func behindFlips(b *admin.Batch) string {
+	text := ""
+	for _, s := range []string{"soaking", "rolled back"} {
+		if n := b.States[s]; n > 0 {
+			text += fmt.Sprintf(", %d %s", n, s)
+		}
+	}
+	return text
 }
 
 func (c *cli) migrateShowCommand() *cobra.Command {
@@ -149,7 +160,7 @@ func (c *cli) migrateTellCommand(name, short string, tell func(*admin.MigrationC
 
 func (c *cli) migrateRetryCommand() *cobra.Command {
 	var detach bool
-	cmd := &cobra.Command{Use: "retry [BATCH]", Short: "Begin the failed moves of a batch anew (default: the latest)",
+	cmd := &cobra.Command{Use: "retry [BATCH]", Short: "Begin the moves of a batch anew that failed or were rolled back (default: the latest)",
 		Args: cobra.MaximumNArgs(1),
 		RunE: c.ask(func(ctx context.Context, node *admin.Client, args []string) error {
 			b, err := node.Migrations().Retry(ctx, first(args))

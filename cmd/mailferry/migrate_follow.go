@@ -59,6 +59,9 @@ func (c *cli) summary(ctx context.Context, node *admin.Client, b *admin.Batch) e
 		}
 	} else {
 		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s\n", b.Users-b.Failed, b.Users, b.MessagesDone, bytesText(b.BytesDone))
+		if n := b.States["soaking"]; n > 0 {
+			fmt.Fprintf(c.stdout, "%d soaking: the old store follows; mailferry migrate rollback USER..., or finalise USER..., or --batch %s\n", n, b.ID)
+		}
 	}
 	if b.Failed == 0 {
 		return nil

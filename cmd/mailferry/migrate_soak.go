@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -18,7 +19,10 @@ last changes are carried over, both stores are compared, and the user is flipped
 back. Anything that goes wrong before leaves the user on the new store, soaking.
 
 It is possible while a move is soaking (mailferry migrate --soak, and migrate.soak
-of the configuration). Afterwards mailferry migrate retry moves the users again.`
+of the configuration). Clients that have a mailbox open are told BYE and log in
+again: the old store cannot take a session over. What could not be brought back
+as it was is in mailferry migrate report USER. Afterwards mailferry migrate retry
+moves the users again.`
 
 const finaliseHelp = `Ends the soak of users before its time: the old store is followed no longer, and
 there is no way back but another move. The certificate has to be clean, and the
@@ -26,7 +30,7 @@ directory has to name the new store. The copy at the old store stays; nothing
 here ever deletes it.`
 
 func (c *cli) migrateRollbackCommand() *cobra.Command {
-	return c.soakCommand("rollback", "Bring soaking users back to their old store", rollbackHelp, "rolled back",
+	return c.soakCommand("rollback", "Bring soaking users back to their old store", rollbackHelp, stateRolledBack,
 		func(ctx context.Context, m *admin.MigrationClient, o admin.SoakOrder) (admin.SoakOrder, error) {
 			return m.Rollback(ctx, o)
 		})
@@ -72,23 +76,29 @@ func (c *cli) awaitSoak(ctx context.Context, node *admin.Client, o admin.SoakOrd
 		open[u] = true
 	}
 	failed := 0
-	for tick := time.NewTicker(200 * time.Millisecond); len(open) > 0; {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for len(open) > 0 {
 		for m, err := range node.Migrations().AllMoves(ctx, admin.MoveQuery{Batch: o.Batch}) {
 			switch {
 			case err != nil:
 				return err
-			case !open[m.User] || m.Ordered:
+			case !open[m.User] || m.Ordered || m.Running && m.Reason == "":
 				continue
 			}
 			delete(open, m.User)
 			if m.State == want {
-				if err := c.done("%s: %s", m.User, m.State); err != nil {
+				text := orReason(m.State, m.Reason)
+				if want == stateRolledBack && m.Reason == "" && len(o.Users) <= maxTold {
+					text += c.wayBack(ctx, node, m.User)
+				}
+				if err := c.done("%s: %s", m.User, text); err != nil {
 					return err
 				}
 				continue
 			}
 			failed++
-			if err := c.done("%s: %s, %s", m.User, m.State, strings.TrimSpace(m.Reason)); err != nil {
+			if err := c.done("%s: %s", m.User, orReason(m.State, m.Reason)); err != nil {
 				return err
 			}
 		}
@@ -109,4 +119,40 @@ func (c *cli) awaitSoak(ctx context.Context, node *admin.Client, o admin.SoakOrd
 	default:
 		return fmt.Errorf("%d of %d users are not %s", failed, n, want)
 	}
+}
+
+func orReason(state, reason string) string {
+	if reason = strings.TrimSpace(reason); reason != "" {
+		return state + ", " + reason
+	}
+	return state
+}
+
+const (
+	stateRolledBack = "rolled back"
+	// maxTold bounds the orders that tell more of each user than the state.
+	maxTold = 100
+)
+
+// wayBack is what a roll-back meant to a user, as the report has it.
+func (c *cli) wayBack(ctx context.Context, node *admin.Client, user string) string {
+	text, err := node.Migrations().Report(ctx, user)
+	var r struct {
+		Soak struct {
+			Exceptions []json.RawMessage
+			Back       *struct {
+				Hold             time.Duration
+				Attached, Closed int
+			}
+		}
+	}
+	if err != nil || json.Unmarshal(text, &r) != nil || r.Soak.Back == nil {
+		return ""
+	}
+	b := r.Soak.Back
+	out := fmt.Sprintf(", on hold for %v, %d sessions went on, %d closed", b.Hold.Round(time.Millisecond), b.Attached, b.Closed)
+	if n := len(r.Soak.Exceptions); n > 0 {
+		out += fmt.Sprintf(", %d exceptions: mailferry migrate report %s", n, user)
+	}
+	return out
 }
