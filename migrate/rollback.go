@@ -37,7 +37,7 @@ func (m Move) soaking(ev Event) (Move, []Action) {
 		return m, []Action{DoBackOff}
 	case ev.Kind == EvRetry:
 		return m, []Action{DoReverse}
-	case ev.Kind == EvGaveUp:
+	case ev.Kind == EvGaveUp, ev.Kind == EvAwait: // the user need not log in to the old store ever again
 		m.Back, m.Reason = false, notRolledBack+ev.Reason
 	}
 	return m, nil

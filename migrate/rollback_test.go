@@ -54,9 +54,11 @@ func (w *backWorld) do(m Move, a Action) Event {
 		if w.placement != AtOld {
 			w.fatal("the old store follows in a hold, or behind the flip back")
 		}
-		switch w.rng.IntN(40) {
+		switch w.rng.IntN(80) {
 		case 0:
 			return Event{Kind: EvGaveUp, Reason: "too slow"}
+		case 1:
+			return Event{Kind: EvAwait, Reason: "nobody has the password"}
 		}
 		return pick(fail, bad, Event{Kind: EvGrant, Base: w.epoch})
 	case DoSwapHold:
