@@ -15,6 +15,17 @@ type Rereader interface {
 	Reread(ctx context.Context, pick func(imap.UID) bool) iter.Seq2[RereadMessage, error]
 }
 
+// RereadKeeper is a Rereader that remembers, over its process, up to where it
+// was asked. What is filed later below that UID brings it back.
+type RereadKeeper interface {
+	Rereader
+	// RereadUpTo is the last UID given to SetReread with this percentage or a
+	// higher one; 0: none.
+	RereadUpTo(percent int) imap.UID
+	// SetReread says that of the messages up to this UID, percent were read again.
+	SetReread(upTo imap.UID, percent int) error
+}
+
 // RereadMessage is one message's body as it was read again.
 type RereadMessage struct {
 	UID    imap.UID

@@ -31,6 +31,9 @@ const (
 	// A foreign target gets its messages in smaller batches, each one APPEND.
 	orderedMessages = 100
 	orderedOctets   = 1 << 20
+	// Of a group of small mailboxes so many batches are on their way; the target
+	// bounds their octets.
+	orderedAhead = 16
 )
 
 // fetch copies the messages of l, newest first. What the store does not give

@@ -169,7 +169,11 @@ func (a *account) stage(ctx context.Context, m *member, res *pass) error {
 // fetchGroup copies what the members miss.
 func (a *account) fetchGroup(ctx context.Context, c *remote.Client, members []*member, res *pass) error {
 	src := &groupSource{boxes: make(map[string]*member)}
-	slots := make(chan struct{}, 2*putsAhead)
+	ahead := 2 * putsAhead
+	if a.ordered {
+		ahead = orderedAhead
+	}
+	slots := make(chan struct{}, ahead)
 	buf := make([]byte, 64<<10)
 	for _, m := range members {
 		if m.failed || len(m.missing.entries) == 0 {

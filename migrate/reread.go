@@ -22,7 +22,8 @@ func sampled(uid imap.UID, percent int) bool {
 // reread proves, before the hold, that the new store gives back what it was
 // given: of the messages that came since the last call, percent are read from
 // its disk and hashed again. What comes in the hold is not read again. A store
-// that cannot do so is left out.
+// that cannot do so is left out; one that keeps it in mind is not asked for the
+// same messages by the next run.
 func (a *account) reread(ctx context.Context, percent int) error {
 	for _, name := range a.names() {
 		b := a.boxes[name]
@@ -32,6 +33,12 @@ func (a *account) reread(ctx context.Context, percent int) error {
 		r, ok := b.imp.(backend.Rereader)
 		if !ok || b.hollow || percent <= 0 || uint32(b.reread)+1 >= b.next {
 			continue
+		}
+		keeper, _ := b.imp.(backend.RereadKeeper)
+		if keeper != nil {
+			if b.reread = keeper.RereadUpTo(percent); uint32(b.reread)+1 >= b.next {
+				continue
+			}
 		}
 		for m, err := range r.Reread(ctx, func(uid imap.UID) bool { return uid > b.reread && sampled(uid, percent) }) {
 			if err != nil {
@@ -44,6 +51,11 @@ func (a *account) reread(ctx context.Context, percent int) error {
 			a.rereads++
 		}
 		b.reread = imap.UID(b.next - 1)
+		if keeper != nil {
+			if err := keeper.SetReread(b.reread, percent); err != nil {
+				return fmt.Errorf("read %q again: %w", b.shown, err)
+			}
+		}
 	}
 	return nil
 }

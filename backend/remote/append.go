@@ -56,7 +56,7 @@ func (a *Append) Answered() bool {
 // AppendWindow bounds what is sent ahead of the answers.
 type AppendWindow struct {
 	Octets   int64 // default 4 MiB
-	Commands int   // default 4
+	Commands int   // default 16: mailboxes may be small
 }
 
 // Appender sends APPENDs without waiting for their answers. It owns its Client
@@ -86,7 +86,7 @@ func (c *Client) Appender(ctx context.Context, w AppendWindow) (*Appender, error
 		w.Octets = 4 << 20
 	}
 	if w.Commands <= 0 {
-		w.Commands = 4
+		w.Commands = 16
 	}
 	a := &Appender{c: c, ctx: ctx, window: w, plus: make(chan struct{}, 1), ended: make(chan struct{}),
 		flight: make(map[string]*Append), release: c.conn.link.watch(ctx)}

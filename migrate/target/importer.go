@@ -183,16 +183,22 @@ func (i *account) openMap(file int) (*uidMap, error) {
 	return openMap(path)
 }
 
-// record writes a line of the index.
+// record writes a line of the index, durably.
 func (i *account) record(x indexed) error {
+	if err := i.write(x); err != nil {
+		return err
+	}
+	return i.index.Sync()
+}
+
+// write writes a line of the index without syncing it.
+func (i *account) write(x indexed) error {
 	b, err := json.Marshal(x)
 	if err != nil {
 		return err
 	}
-	if _, err := i.index.Write(append(b, '\n')); err != nil {
-		return err
-	}
-	return i.index.Sync()
+	_, err = i.index.Write(append(b, '\n'))
+	return err
 }
 
 // Close ends the connection and gives the account free.

@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -306,6 +307,7 @@ func plainer(shown string, a *remote.Account) string {
 func (i *account) adoptNames(p []*wanted) error {
 	i.state.Lock()
 	defer i.state.Unlock()
+	named := make(map[backend.MailboxName]*mailbox)
 	for _, w := range p {
 		b := i.boxes[w.Name]
 		if b != nil && b.raw == w.raw {
@@ -325,12 +327,16 @@ func (i *account) adoptNames(p []*wanted) error {
 			b = &mailbox{i: i, name: w.Name, file: i.files, m: m}
 		}
 		b.raw, b.want, b.failed, b.checked, b.sel = w.raw, w.want, w.failed, false, nil
-		if err := i.record(indexed{Name: w.Name, Raw: w.raw, Want: w.want, File: b.file}); err != nil {
+		if err := i.write(indexed{Name: w.Name, Raw: w.raw, Want: w.want, File: b.file}); err != nil {
 			return err
 		}
-		i.boxes[w.Name] = b
+		named[w.Name] = b
 	}
-	return nil
+	if len(named) == 0 {
+		return nil
+	}
+	maps.Copy(i.boxes, named)
+	return i.index.Sync()
 }
 
 // deleteExtra removes the target's mailboxes that nothing goes to, at the first

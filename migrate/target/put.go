@@ -163,6 +163,9 @@ func (b *mailbox) send(ctx context.Context, msgs []backend.ImportMessage) (*send
 	if err := b.m.intend(s.recs, flags); err != nil {
 		return nil, err
 	}
+	if err := b.sentNow(s.recs); err != nil {
+		return nil, err
+	}
 	items := make([]remote.AppendMessage, len(msgs))
 	soon := time.Now().Add(2 * time.Hour)
 	for k, m := range msgs {

@@ -59,6 +59,29 @@ func (b *mailbox) Reread(ctx context.Context, pick func(imap.UID) bool) iter.Seq
 	}
 }
 
+// RereadUpTo implements backend.RereadKeeper.
+func (b *mailbox) RereadUpTo(percent int) imap.UID {
+	if h := b.m.header(); int(h.RereadPercent) >= percent {
+		return imap.UID(h.Reread)
+	}
+	return 0
+}
+
+// SetReread implements backend.RereadKeeper.
+func (b *mailbox) SetReread(upTo imap.UID, percent int) error {
+	return b.m.setHead(func(h *mapHeader) { h.Reread, h.RereadPercent = uint32(upTo), uint32(percent) })
+}
+
+// sentNow has what is sent from now on read again, also where its UIDs are
+// below those that were: a filter or a refusal had kept it back.
+func (b *mailbox) sentNow(recs []record) error {
+	return b.m.setHead(func(h *mapHeader) {
+		for _, r := range recs {
+			h.Reread = min(h.Reread, r.src-1)
+		}
+	})
+}
+
 func (b *mailbox) read(ctx context.Context, recs []record) (read map[imap.UID]content, err error) {
 	b.i.mu.Lock()
 	defer b.i.mu.Unlock()

@@ -51,6 +51,8 @@ type mapHeader struct {
 	FirstRecent              uint32
 	ModSeq                   uint64
 	DstMessages, DstUIDNext  uint32
+	// Of the messages up to source UID Reread, RereadPercent were read again.
+	Reread, RereadPercent uint32
 }
 
 // uidMap is the map of one mailbox, and its journal. Safe for concurrent use.
