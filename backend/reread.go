@@ -26,6 +26,13 @@ type RereadKeeper interface {
 	SetReread(upTo imap.UID, percent int) error
 }
 
+// GroupRereader is an Import whose mailboxes are Rereaders far away.
+type GroupRereader interface {
+	// RereadAhead reads messages of many small mailboxes at once, so that the next
+	// Reread of each, with the same pick, need not wait. It may leave any out.
+	RereadAhead(ctx context.Context, picks map[MailboxName]func(imap.UID) bool) error
+}
+
 // RereadMessage is one message's body as it was read again.
 type RereadMessage struct {
 	UID    imap.UID

@@ -25,22 +25,30 @@ func sampled(uid imap.UID, percent int) bool {
 // that cannot do so is left out; one that keeps it in mind is not asked for the
 // same messages by the next run.
 func (a *account) reread(ctx context.Context, percent int) error {
+	due, picks := []*box(nil), make(map[backend.MailboxName]func(imap.UID) bool)
 	for _, name := range a.names() {
 		b := a.boxes[name]
 		if err := a.opened(ctx, b); err != nil {
 			return err
 		}
-		r, ok := b.imp.(backend.Rereader)
-		if !ok || b.hollow || percent <= 0 || uint32(b.reread)+1 >= b.next {
+		if _, ok := b.imp.(backend.Rereader); !ok || b.hollow || percent <= 0 {
 			continue
 		}
-		keeper, _ := b.imp.(backend.RereadKeeper)
-		if keeper != nil {
-			if b.reread = keeper.RereadUpTo(percent); uint32(b.reread)+1 >= b.next {
-				continue
-			}
+		if k, ok := b.imp.(backend.RereadKeeper); ok {
+			b.reread = k.RereadUpTo(percent)
 		}
-		for m, err := range r.Reread(ctx, func(uid imap.UID) bool { return uid > b.reread && sampled(uid, percent) }) {
+		if uint32(b.reread)+1 < b.next {
+			due = append(due, b)
+			picks[name] = func(uid imap.UID) bool { return uid > b.reread && sampled(uid, percent) }
+		}
+	}
+	if g, ok := a.imp.(backend.GroupRereader); ok && len(due) > 1 {
+		if err := g.RereadAhead(ctx, picks); err != nil {
+			return fmt.Errorf("read again: %w", err)
+		}
+	}
+	for _, b := range due {
+		for m, err := range b.imp.(backend.Rereader).Reread(ctx, picks[b.name]) {
 			if err != nil {
 				return fmt.Errorf("read %q again: %w", b.shown, err)
 			}
@@ -51,8 +59,8 @@ func (a *account) reread(ctx context.Context, percent int) error {
 			a.rereads++
 		}
 		b.reread = imap.UID(b.next - 1)
-		if keeper != nil {
-			if err := keeper.SetReread(b.reread, percent); err != nil {
+		if k, ok := b.imp.(backend.RereadKeeper); ok {
+			if err := k.SetReread(b.reread, percent); err != nil {
 				return fmt.Errorf("read %q again: %w", b.shown, err)
 			}
 		}

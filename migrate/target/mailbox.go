@@ -22,13 +22,14 @@ type mailbox struct {
 	m    *uidMap
 
 	// Guarded by i.mu.
-	failed  error            // it cannot be created or opened
-	checked bool             // the map fits the target
-	broken  int              // i.broken, as of the last check
-	sel     *remote.Selected // as of when it was opened; nil: not yet
-	adopt   *adoption        // what the target has and the map does not
-	resent  map[[8]byte]int  // sent a second time: the first may have arrived late
-	base    uint32           // of resent
+	failed  error                // it cannot be created or opened
+	checked bool                 // the map fits the target
+	broken  int                  // i.broken, as of the last check
+	sel     *remote.Selected     // as of when it was opened; nil: not yet
+	adopt   *adoption            // what the target has and the map does not
+	resent  map[[8]byte]int      // sent a second time: the first may have arrived late
+	base    uint32               // of resent
+	ahead   map[imap.UID]content // read by RereadAhead, by the target's UID
 
 	// Of an exact target; guarded by i.mu.
 	common    ExactBox // as of the move

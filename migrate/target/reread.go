@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 
 	"github.com/emersion/go-imap/v2"
@@ -85,9 +86,16 @@ func (b *mailbox) sentNow(recs []record) error {
 func (b *mailbox) read(ctx context.Context, recs []record) (read map[imap.UID]content, err error) {
 	b.i.mu.Lock()
 	defer b.i.mu.Unlock()
+	ahead := b.ahead
+	b.ahead = nil
 	var uids []imap.UID
 	for _, r := range recs {
-		uids = append(uids, imap.UID(r.dst))
+		if _, ok := ahead[imap.UID(r.dst)]; !ok {
+			uids = append(uids, imap.UID(r.dst))
+		}
+	}
+	if len(uids) == 0 {
+		return ahead, nil
 	}
 	slices.Sort(uids)
 	err = b.selected(ctx, func(c *remote.Client) error {
@@ -96,6 +104,7 @@ func (b *mailbox) read(ctx context.Context, recs []record) (read map[imap.UID]co
 		read = src.got
 		return c.FetchBodies(ctx, src, remote.Window{})
 	})
+	maps.Copy(read, ahead)
 	return read, err
 }
 
