@@ -46,7 +46,8 @@ And of our own:
   --users FILE      many accounts: a CSV file with the columns user1, password1,
                     user2, password2 (the last three may be missing)
   --parallel N      accounts at a time (default 4)
-  --reread PERCENT  messages that are read again from the target (default 10, -1: none)
+  --reread PERCENT  of the messages sent, so many are read again from the target
+                    (default 10, -1: none)
   --state DIR       where the maps and reports are kept
   --sieveport1 N, --sieveport2 N   ports of ManageSieve (default 4190)
   --popport1 N, --popport2 N       POP3: count the unique ids that differ

@@ -403,6 +403,12 @@ func (i *account) Remove(ctx context.Context, name backend.MailboxName) error {
 		if err != nil && !backend.IsKind(err, backend.KindNotFound) {
 			return fmt.Errorf("delete %q at the target: %w", b.raw, err)
 		}
+		i.mu.Lock()
+		err = i.unsubscribe(ctx, b.raw)
+		i.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("unsubscribe %q at the target: %w", b.raw, err)
+		}
 	}
 	i.state.Lock()
 	defer i.state.Unlock()

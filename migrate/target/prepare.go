@@ -374,6 +374,9 @@ func (i *account) deleteExtra(ctx context.Context, p []*wanted, first bool) erro
 			i.note(backend.ImportNote{What: fmt.Sprintf("mailbox %q of the target could not be deleted: %v", raw, err)})
 			continue
 		}
+		if err := i.unsubscribe(ctx, raw); err != nil {
+			return err
+		}
 		i.note(backend.ImportNote{What: fmt.Sprintf("mailbox %q of the target was deleted: the old store has none of this name", raw)})
 	}
 	return nil
