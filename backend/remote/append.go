@@ -27,6 +27,7 @@ type AppendMessage struct {
 // Append is an APPEND on its way.
 type Append struct {
 	octets int64
+	count  int           // of messages
 	done   chan struct{} // closed when it is answered
 
 	// Of the answer; read them after Wait.
@@ -137,7 +138,7 @@ func (a *Appender) answered(r response) {
 	if r.name != "OK" {
 		p.err = appendError(r)
 	} else if r.code == "APPENDUID" {
-		p.UIDValidity, p.UIDs = appendUID(r.arg)
+		p.UIDValidity, p.UIDs = appendUID(r.arg, p.count)
 	}
 	close(p.done)
 	a.cond.Broadcast()
@@ -161,8 +162,9 @@ func appendError(r response) error {
 		Err: &StatusError{Command: "APPEND", Status: r.name, Code: r.code, Text: r.text}}
 }
 
-// appendUID reads "validity set"; the set is of ascending UIDs.
-func appendUID(arg string) (validity uint32, uids []imap.UID) {
+// appendUID reads "validity set"; the set is of ascending UIDs, one for each of
+// count messages. A set of others gives none.
+func appendUID(arg string, count int) (validity uint32, uids []imap.UID) {
 	v, set, _ := strings.Cut(strings.TrimSpace(arg), " ")
 	validity = number32(v)
 	for part := range strings.SplitSeq(set, ",") {
@@ -174,12 +176,15 @@ func appendUID(arg string) (validity uint32, uids []imap.UID) {
 		if from > to {
 			from, to = to, from
 		}
-		if from == 0 || to-from > 1<<20 {
+		if from == 0 || int64(to-from) >= int64(count-len(uids)) {
 			return validity, nil
 		}
 		for u := uint64(from); u <= uint64(to); u++ {
 			uids = append(uids, imap.UID(u))
 		}
+	}
+	if len(uids) != count {
+		return validity, nil
 	}
 	return validity, uids
 }
@@ -200,7 +205,7 @@ func (a *Appender) lose(err error) {
 }
 
 // room waits until a command of so many octets may be sent, and files it.
-func (a *Appender) room(tag string, octets int64) (*Append, error) {
+func (a *Appender) room(tag string, octets int64, count int) (*Append, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for a.err == nil && len(a.flight) > 0 && (len(a.flight) >= a.window.Commands || a.octets+octets > a.window.Octets) {
@@ -209,7 +214,7 @@ func (a *Appender) room(tag string, octets int64) (*Append, error) {
 	if a.err != nil {
 		return nil, a.err
 	}
-	p := &Append{octets: octets, done: make(chan struct{})}
+	p := &Append{octets: octets, count: count, done: make(chan struct{})}
 	a.flight[tag] = p
 	a.octets += octets
 	a.cond.Broadcast()
@@ -225,7 +230,7 @@ func (a *Appender) Send(raw string, msgs []AppendMessage) (*Append, error) {
 		octets += msgs[i].Size
 	}
 	tag := a.c.conn.nextTag()
-	p, err := a.room(tag, octets)
+	p, err := a.room(tag, octets, len(msgs))
 	if err != nil {
 		return nil, err
 	}

@@ -284,7 +284,7 @@ func (b *mailbox) putRun(ctx context.Context, msgs []backend.ImportMessage) erro
 	lost := b.i.quiesce()
 	for k, a := range s.appends {
 		switch err := a.Wait(); {
-		case err == nil && len(a.UIDs) != len(s.part(k)):
+		case err == nil && !s.told(k):
 			if err := b.settled(ctx, s.part(k)); err != nil {
 				return err
 			}

@@ -46,12 +46,25 @@ func (s *sending) part(k int) []record {
 	return s.recs[k*s.step : min((k+1)*s.step, len(s.recs))]
 }
 
+// told reports that the target gave append k's messages UIDs as it has to: one
+// each, ascending, and none that was there before.
+func (s *sending) told(k int) bool {
+	next := imap.UID(s.part(k)[0].dst)
+	for _, uid := range s.appends[k].UIDs {
+		if uid < next {
+			return false
+		}
+		next = uid + 1
+	}
+	return len(s.appends[k].UIDs) == len(s.part(k))
+}
+
 // file waits for the answers and takes over the UIDs that they tell.
 func (s *sending) file() error {
 	s.once.Do(func() {
 		for k, a := range s.appends {
 			recs := s.part(k)
-			if a.Wait() != nil || len(a.UIDs) != len(recs) || a.UIDValidity != s.box.m.header().DstValidity {
+			if a.Wait() != nil || !s.told(k) || a.UIDValidity != s.box.m.header().DstValidity {
 				continue // finish looks into it
 			}
 			for n := range recs {
@@ -219,10 +232,10 @@ func (b *mailbox) finish(ctx context.Context, s *sending) error {
 	for k, a := range s.appends {
 		err := a.Wait()
 		switch {
-		case err == nil && len(a.UIDs) != len(s.part(k)):
-			err = b.look(ctx, s.part(k)) // no UIDPLUS
-		case err == nil && a.UIDValidity != b.m.header().DstValidity:
+		case err == nil && a.UIDs != nil && a.UIDValidity != b.m.header().DstValidity:
 			err = backend.Errorf(backend.KindTemporary, "A mailbox of the target was replaced.", "mailbox %q", b.raw)
+		case err == nil && !s.told(k): // no UIDPLUS, or not what it promises
+			err = b.look(ctx, s.part(k))
 		case refusal(err):
 			err = b.refusedBatch(ctx, s.msgs[k*s.step:][:len(s.part(k))], err)
 		}
