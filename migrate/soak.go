@@ -228,18 +228,18 @@ func (s *soaks) sweep() {
 		return // there is none
 	}
 	keep := make(map[string]bool)
+	s.e.mu.Lock()
+	for id, b := range s.e.batches { // holds that a crash cut off are being ended meanwhile
+		for _, u := range b.heldOrSoaking() {
+			keep[s.e.soakDir(id, u)] = true
+		}
+	}
+	s.e.mu.Unlock()
 	s.mu.Lock()
 	for key := range s.m {
 		keep[s.e.soakDir(key.batch, key.user)] = true
 	}
 	s.mu.Unlock()
-	s.e.mu.Lock()
-	for id, b := range s.e.batches { // a roll-back that a crash cut off goes on
-		for _, u := range b.heldUsers() {
-			keep[s.e.soakDir(id, u)] = true
-		}
-	}
-	s.e.mu.Unlock()
 	for _, x := range entries {
 		if path := filepath.Join(dir, x.Name()); !keep[path] {
 			if err := os.RemoveAll(path); err != nil {
@@ -509,6 +509,19 @@ func (s *soaks) batchOf(users []string) (latest BatchID) {
 		}
 	}
 	return latest
+}
+
+// heldOrSoaking are the users whose old store follows, or may have to again: no
+// user comes from another state to a soak that has a map already.
+func (b *batch) heldOrSoaking() (users []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, u := range b.spec.Users {
+		if m := b.moves[u]; m.held() || m.State == Soaking {
+			users = append(users, u)
+		}
+	}
+	return users
 }
 
 // soaking are the batch's users in that state.
