@@ -515,6 +515,13 @@ func (b *batch) changes(set map[string]bool, all bool) (*BatchStatus, <-chan str
 	return st, b.wake
 }
 
+// over reports whether the batch is finished, and gives what tells of the next change.
+func (b *batch) over() (bool, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended, b.wake
+}
+
 // page gives users in the order of the batch from the index from on, those that
 // keep accepts, at most limit; next is where to go on, -1 at the end.
 func (b *batch) page(from, limit int, keep func(*UserStatus) bool) (users []UserStatus, next int) {

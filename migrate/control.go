@@ -164,16 +164,20 @@ func (e *Engine) Watch(ctx context.Context, id BatchID) (<-chan *BatchStatus, er
 			if st.Finished {
 				return
 			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case <-changed:
-			case <-tick.C:
-			case <-ctx.Done():
-				return
+			// The end is told at once, all else after a pause.
+			for news, paused := false, true; paused || !news; {
+				select {
+				case <-tick.C:
+					news, paused = news || !paused, false
+				case <-changed:
+					news = true
+					var over bool
+					if over, changed = b.over(); over {
+						paused = false
+					}
+				case <-ctx.Done():
+					return
+				}
 			}
 		}
 	}()
