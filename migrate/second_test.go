@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,12 +23,17 @@ func TestUnchangedSecondRun(t *testing.T) {
 		}
 		seen[s.store.Type] = true
 		boxes := s.manyFolders(t, 30, 2)
-		own, tap := ownStore(t), &wiretap{}
-		first := newAccount(s.user, s.tapped(tap), own.Importer())
+		own, tap, ids := ownStore(t), &wiretap{}, filepath.Join(t.TempDir(), "ids")
+		account := func() *account {
+			a := newAccount(s.user, s.tapped(tap), own.Importer())
+			a.ids = newContentIDs(ids)
+			return a
+		}
+		first := account()
 		synced(t, first)
 		first.close()
 
-		second := newAccount(s.user, s.tapped(tap), own.Importer())
+		second := account()
 		tap.reset()
 		if p := synced(t, second); p.Changed != 0 || p.Copied != 0 {
 			t.Errorf("unchanged account: %+v", p)
@@ -51,7 +57,7 @@ func TestUnchangedSecondRun(t *testing.T) {
 		c.Cmd(`UID STORE 1 +FLAGS.SILENT (\Deleted)`)
 		c.Cmd("UID EXPUNGE 1")
 		c.Cmd(`UID STORE 2 FLAGS (\Answered)`)
-		third := newAccount(s.user, s.tapped(tap), own.Importer())
+		third := account()
 		defer third.close()
 		tap.reset()
 		if p := synced(t, third); p.Changed != 2 || p.Copied != 1 || p.Vanished != 1 || p.Flagged < 1 {
