@@ -75,6 +75,24 @@ func (a *account) stranger(b *box, d *difference) bool {
 	return true
 }
 
+// rewound reports that the old store gives UIDs again that it gave before: its
+// UIDNEXT is lower than the target has it of the same UIDVALIDITY, although it
+// must not go down (RFC 9051 2.3.1.1). What has these UIDs now is another thing.
+func (a *account) rewound(ctx context.Context, b *box, sel *remote.Selected, l *listing) (bool, error) {
+	if _, ok := a.imp.(backend.RenamingImport); !ok || sel.UIDNext == 0 {
+		return false, nil
+	}
+	d, err := a.imp.Digest(ctx, b.name)
+	if err != nil {
+		return false, err
+	}
+	next := b.nextOf(sel, l)
+	if d.UIDNext > next {
+		a.log.Info("the old store gives UIDs a second time", "mailbox", b.shown, "uidvalidity", sel.UIDValidity, "uidnext", next, "before", d.UIDNext)
+	}
+	return d.UIDNext > next, nil
+}
+
 // likenesses finds the mailboxes that only their ids could tell apart, were they
 // to change places: those that share a UIDVALIDITY, and of these the ones with
 // the same counters.

@@ -237,6 +237,13 @@ func (a *account) merge(ctx context.Context, c *remote.Client, b *box, res *pass
 	if err := a.openBox(ctx, c, b, sel); err != nil {
 		return err
 	}
+	switch back, err := a.rewound(ctx, b, sel, l); {
+	case err != nil:
+		return err
+	case back:
+		a.suspected(b)
+		return errReplaced(b.raw)
+	}
 	b.skipped, b.filtered = nil, 0
 	d, err := diff(ctx, l, b.imp)
 	if err != nil {
@@ -394,12 +401,18 @@ func (a *account) confirmRemoval(ctx context.Context, b *box, d *difference) err
 	return nil
 }
 
-// seal states the source's counters as of the EXAMINE that came before.
-func (a *account) seal(ctx context.Context, b *box, sel *remote.Selected, l *listing) error {
+// nextOf is the UIDNEXT of the source.
+func (b *box) nextOf(sel *remote.Selected, l *listing) uint32 {
 	next := max(sel.UIDNext, uint32(l.highest())+1)
 	if b.known && b.status.UIDValidity == sel.UIDValidity {
 		next = max(next, b.status.UIDNext) // EXAMINE need not tell it
 	}
+	return next
+}
+
+// seal states the source's counters as of the EXAMINE that came before.
+func (a *account) seal(ctx context.Context, b *box, sel *remote.Selected, l *listing) error {
+	next := b.nextOf(sel, l)
 	first := next
 	if n := int(sel.Recent); n > 0 && n <= len(l.entries) && len(l.entries) == int(sel.Exists) {
 		first = uint32(l.entries[len(l.entries)-n].uid)

@@ -152,6 +152,9 @@ func (a *account) enter(ctx context.Context, c *remote.Client, m *member) error 
 
 // stage compares a listing with the target and applies all but new messages.
 func (a *account) stage(ctx context.Context, m *member, res *pass) error {
+	if back, err := a.rewound(ctx, m.b, m.list.Selected, m.l); back || err != nil {
+		return errLeft
+	}
 	d, err := diff(ctx, m.l, m.b.imp)
 	if err != nil {
 		return err
