@@ -101,6 +101,7 @@ func (d *driver) check(ctx context.Context) error {
 		return err
 	}
 	pl, err := d.acct.survey(ctx)
+	d.heard(ctx, err)
 	if err != nil {
 		return err
 	}

@@ -421,8 +421,13 @@ func (d *driver) dialAt(ctx context.Context, t remote.Target, leave func()) (*re
 	}
 	if err != nil {
 		leave()
+		return nil, err
 	}
-	return c, err
+	h := d.host()
+	c.Throttled = func(text string) {
+		d.e.hosts.outcome(h, backend.Errorf(backend.KindTemporary, "", "[THROTTLED] %s", text))
+	}
+	return c, nil
 }
 
 func dialIMAP(ctx context.Context, t remote.Target) (*remote.Client, error) {

@@ -354,3 +354,59 @@ func BenchmarkObserveLatency(b *testing.B) {
 		hs.observe("old", "", time.Millisecond)
 	}
 }
+
+// A store that says THROTTLED, to a command or beside its answers, or that hangs up
+// with it, is left alone for a while and asked by fewer; no move fails by it.
+func TestTrapThrottledBacksOff(t *testing.T) {
+	for name, said := range map[string][]string{
+		"tagged":      {"NO [THROTTLED] slow down"},
+		"untagged NO": {"* NO [THROTTLED] slow down", ""},
+		"untagged OK": {"* OK [THROTTLED] slow down", ""},
+		"bye":         {"* BYE [THROTTLED] Request is throttled. Suggested Backoff Time: 20 milliseconds", "NO bye"},
+		"plain bye":   {"* BYE Session invalidated: request is throttled", "NO bye"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 3)}})
+			h.store.Name, h.store.MaxConnections = "old", 4
+			var left atomic.Int32
+			left.Store(2)
+			h.bend = func(_ int, line string, answer []string) []string {
+				if !strings.HasPrefix(line, "LIST") || left.Add(-1) < 0 {
+					return answer
+				}
+				if said[len(said)-1] == "" {
+					return append([]string{said[0]}, answer...)
+				}
+				return said
+			}
+			var mu sync.Mutex
+			fewest, told := 4, 0
+			e, err := New(Options{
+				Dir: t.TempDir(), Importer: newFakeStore(), Placements: newFakePlacements(), Timing: Timing{BackOff: 5 * time.Millisecond},
+				Stores: map[string]*backend.Store{"old": h.store, "home": {Name: "home", Type: backend.StoreLocal}},
+				Lookup: func(_ context.Context, user string) (backend.Entry, error) {
+					return backend.Entry{User: user, Store: "old", CheckPassword: true}, nil
+				},
+				Metrics: Metrics{Throttle: func(_ string, users, _ int) {
+					mu.Lock()
+					defer mu.Unlock()
+					told++
+					fewest = min(fewest, users)
+				}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { e.Close() })
+			st := wait(t, e, start(t, e, BatchSpec{Users: []string{"anna"}, POP3: POP3Never, Attempts: 1}))
+			if st.Counts[Final] != 1 {
+				t.Errorf("%+v", st)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if told == 0 || fewest >= 4 {
+				t.Errorf("told %d times, %d users at least", told, fewest)
+			}
+		})
+	}
+}

@@ -24,6 +24,10 @@ const ProgressTimeout = 60 * time.Second
 // a context's end, or an error of a callback it is broken: every later call
 // fails with the same error.
 type Client struct {
+	// Throttled, if set, is told of untagged responses with the code THROTTLED, which
+	// refuse nothing: the store asks for less. It is called while a response is read.
+	Throttled func(text string)
+
 	conn     *IMAPConn
 	profile  Profile
 	selected *Selected
@@ -328,6 +332,9 @@ func (c *Client) unsolicited(r response) (lineState, error) {
 		c.conn.notice(r)
 		if r.name == "BYE" {
 			c.bye = &r
+		}
+		if r.code == "THROTTLED" && c.Throttled != nil {
+			c.Throttled(r.text)
 		}
 		if r.code == "ALERT" && len(c.alerts) < 8 {
 			c.alerts = append(c.alerts, r.text)
