@@ -26,7 +26,7 @@ type Config struct {
 	Log         Log           `mapstructure:"log" doc:"What is logged, and where. All of it is changed by a reload, which also opens log files anew."`
 	Limits      Limits        `mapstructure:"limits" doc:"Bounds that keep one client or one message from harming the others."`
 	Admin       Admin         `mapstructure:"admin" doc:"Who may use the admin API over HTTPS, besides our own table's admins with their passwords."`
-	Memory      Size          `mapstructure:"memory" doc:"What the mailstore's write buffers and its cache may take of this node's memory, at least 16MiB. More of it makes large mailboxes faster to read again, and buffers larger; sessions, moves and the program itself (about 60 MiB) come on top. Takes effect at a start." default:"48MiB"`
+	Memory      Size          `mapstructure:"memory" doc:"What the mailstore's write buffers and its cache may take of this node's memory, at least 16MiB. Half of it is the cache. Sessions, moves and the program itself come on top. Takes effect at a start." default:"48MiB"`
 	Shutdown    time.Duration `mapstructure:"shutdown" doc:"How long a graceful stop may take; afterwards connections are cut." default:"20s"`
 	Directories []Directory   `mapstructure:"directories" doc:"Where users come from. Asked in order; the first one that knows the user answers. One that cannot tell ends the search with a temporary failure. Default: our own table alone."`
 	Cache       Cache         `mapstructure:"cache" doc:"How long answers of directories are remembered."`
