@@ -21,10 +21,10 @@ func TestBodiesAskedForWhileListing(t *testing.T) {
 	s := &source{addr: d.IMAP, user: "anna", password: d.Password, sep: d.Separator, prefix: d.Prefix,
 		store: storeAt(t, backend.StoreDovecot, d.IMAP, backend.Login{Mode: backend.LoginMaster, User: d.MasterUser,
 			Secret: backend.Secret(d.MasterPassword)})}
-	boxes := s.manyFolders(t, 1, 900)
+	boxes := s.manyFolders(t, 1, 4500)
 	c := s.conn(t)
 	c.Cmd("SELECT INBOX")
-	c.Cmd(`UID STORE 880:885,12 +FLAGS (\Deleted)`)
+	c.Cmd(`UID STORE 4480:4485,12 +FLAGS (\Deleted)`)
 	c.Cmd("EXPUNGE")
 	var octets [2]int64
 	for i, rule := range []lineRule{defaultLines, eager} {
@@ -34,7 +34,7 @@ func TestBodiesAskedForWhileListing(t *testing.T) {
 		synced(t, a)
 		octets[i] = tap.octets.Load()
 		s.equal(t, fs, boxes)
-		if fs.puts != 893 {
+		if fs.puts != 4493 {
 			t.Errorf("%d messages put", fs.puts)
 		}
 		if err := a.compare(context.Background(), false); err != nil {
@@ -109,7 +109,7 @@ func TestBodiesAskedForTooSoon(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 900), filled("Other", 900)}})
+			h := startHostile(t, &hostile{boxes: []*hostileBox{filled("INBOX", 4500), filled("Other", 4500)}})
 			for i, m := range h.boxes[1].msgs {
 				m.body = fmt.Sprintf("Subject: another %d\r\n\r\nbody\r\n", i)
 			}
