@@ -162,6 +162,7 @@ type copier struct {
 	notes   []Exception
 	large   int64               // the body that came last was larger than the target takes
 	refused map[imap.UID]string // why
+	short   error               // the store had no room for a set: what did not come is no fault of the messages
 	lines   *lines              // nil: no further connections
 	client  *remote.Client      // while it runs
 
@@ -181,6 +182,9 @@ func (cp *copier) run(c *remote.Client) error {
 	for {
 		err := c.FetchBodies(cp.ctx, cp, remote.Window{Octets: windowOctets, Commands: windowCommands, ContentIDs: cp.a.asksIDs()})
 		cp.drop()
+		if err == nil {
+			err = cp.short
+		}
 		if e := cp.puts.flush(); err == nil {
 			err = e
 		}
@@ -206,7 +210,7 @@ func (cp *copier) drop() {
 
 // NextSet takes the newest messages that are left, or the oldest.
 func (cp *copier) NextSet() (set imap.UIDSet, octets int64, ok bool) {
-	if cp.a.crowded() || cp.client != nil && cp.lines != nil && cp.lines.slow(cp.client) {
+	if cp.short != nil || cp.a.crowded() || cp.client != nil && cp.lines != nil && cp.lines.slow(cp.client) {
 		return nil, 0, false
 	}
 	limit := setMessages
@@ -317,9 +321,13 @@ func (cp *copier) guessDate(msg *backend.ImportMessage) {
 	cp.note(Exception{Mailbox: cp.b.shown, UID: msg.UID, What: "the old store has no possible date: taken from " + from})
 }
 
-// Answered needs nothing: what did not come is asked for again.
+// Answered needs little: what did not come is asked for again, in a later pass if
+// the store had no room for it.
 func (cp *copier) Answered(_ imap.UIDSet, err error) error {
 	cp.a.refusedIDs(err)
+	if room, _ := refusal(err, false); room && cp.short == nil {
+		cp.short = err
+	}
 	return cp.puts.failed()
 }
 

@@ -60,7 +60,7 @@ func TestBodiesAskedForTooSoon(t *testing.T) {
 			return func(_ int, line string, answer []string) []string {
 				if early(line) {
 					if n++; n <= 3 {
-						return []string{"NO [LIMIT] too many"}
+						return []string{"NO [CANNOT] not so"}
 					}
 				}
 				return answer

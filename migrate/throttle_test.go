@@ -358,6 +358,14 @@ func BenchmarkObserveLatency(b *testing.B) {
 // A store that says THROTTLED, to a command or beside its answers, or that hangs up
 // with it, is left alone for a while and asked by fewer; no move fails by it.
 func TestTrapThrottledBacksOff(t *testing.T) {
+	t.Run("survey", func(t *testing.T) { throttled(t, func(line string) bool { return strings.HasPrefix(line, "LIST") }) })
+	// What is not given for want of room is no fault of the messages.
+	t.Run("bodies", func(t *testing.T) {
+		throttled(t, func(line string) bool { return strings.HasPrefix(line, "UID FETCH") && strings.Contains(line, "BODY") })
+	})
+}
+
+func throttled(t *testing.T, command func(line string) bool) {
 	for name, said := range map[string][]string{
 		"tagged":      {"NO [THROTTLED] slow down"},
 		"untagged NO": {"* NO [THROTTLED] slow down", ""},
@@ -370,8 +378,9 @@ func TestTrapThrottledBacksOff(t *testing.T) {
 			h.store.Name, h.store.MaxConnections = "old", 4
 			var left atomic.Int32
 			left.Store(2)
+			fs := newFakeStore()
 			h.bend = func(_ int, line string, answer []string) []string {
-				if !strings.HasPrefix(line, "LIST") || left.Add(-1) < 0 {
+				if !command(line) || left.Add(-1) < 0 {
 					return answer
 				}
 				if said[len(said)-1] == "" {
@@ -382,7 +391,7 @@ func TestTrapThrottledBacksOff(t *testing.T) {
 			var mu sync.Mutex
 			fewest, told := 4, 0
 			e, err := New(Options{
-				Dir: t.TempDir(), Importer: newFakeStore(), Placements: newFakePlacements(), Timing: Timing{BackOff: 5 * time.Millisecond},
+				Dir: t.TempDir(), Importer: fs, Placements: newFakePlacements(), Timing: Timing{BackOff: 5 * time.Millisecond},
 				Stores: map[string]*backend.Store{"old": h.store, "home": {Name: "home", Type: backend.StoreLocal}},
 				Lookup: func(_ context.Context, user string) (backend.Entry, error) {
 					return backend.Entry{User: user, Store: "old", CheckPassword: true}, nil
@@ -401,6 +410,9 @@ func TestTrapThrottledBacksOff(t *testing.T) {
 			st := wait(t, e, start(t, e, BatchSpec{Users: []string{"anna"}, POP3: POP3Never, Attempts: 1}))
 			if st.Counts[Final] != 1 {
 				t.Errorf("%+v", st)
+			}
+			if n := len(fs.box(t, "anna", "INBOX").msgs); n != 3 {
+				t.Errorf("%d messages of 3", n)
 			}
 			mu.Lock()
 			defer mu.Unlock()
