@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -167,11 +168,26 @@ func (i *userImport) Remove(ctx context.Context, name backend.MailboxName) error
 	return nil
 }
 
-// Subscriptions implements backend.Import.
+// Subscriptions implements backend.Import. What is so already costs no command: a
+// pass over an account in which nothing changed says it, too.
 func (i *userImport) Subscriptions(ctx context.Context, names []backend.MailboxName) error {
+	v, err := i.store.view(ctx, i.shard)
+	if err != nil {
+		return err
+	}
+	have, err := readSubscriptions(v, i.user.ID)
+	v.Close()
+	if err != nil {
+		return engineError(err)
+	}
+	want := slices.Compact(slices.Sorted(slices.Values(names)))
+	slices.Sort(have)
+	if slices.Equal(have, want) {
+		return nil
+	}
 	e := i.command(cmdImportSubscribe)
 	encodeStrings(e, names)
-	_, err := i.propose(ctx, e)
+	_, err = i.propose(ctx, e)
 	return err
 }
 
