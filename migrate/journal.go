@@ -23,11 +23,17 @@ import (
 type journal struct {
 	dir string
 
+	// syncing is held while f is synced, for all lines that are there by then: users
+	// who are moved at the same time share the cost. It is taken before mu.
+	syncing sync.Mutex
+
 	mu sync.Mutex
 	f  *os.File // nil when it is closed; guarded by mu
 	// parked: the batch is finished, and a line may come now and then; guarded by mu
 	parked bool
 	err    error // why it could not be written; guarded by mu
+	// Lines written, and those of them that are durable; guarded by mu.
+	written, synced uint64
 }
 
 // record is one line. Exactly one of its parts is set.
@@ -191,37 +197,98 @@ func (j *journal) write(rec record) error {
 	if err != nil {
 		return err
 	}
+	n, err := j.add(append(b, '\n'))
+	if err != nil {
+		return err
+	}
+	return j.durable(n)
+}
+
+// add writes a line and gives its number.
+func (j *journal) add(line []byte) (n uint64, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.f == nil && j.parked {
+	parked := j.f == nil && j.parked
+	if parked {
 		if j.f, err = os.OpenFile(filepath.Join(j.dir, journalName), os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
-			return err
+			return 0, err
 		}
-		defer func() {
-			if j.f != nil {
-				j.f.Close()
-				j.f = nil
-			}
-		}()
 	}
 	if j.f == nil {
-		return cmp.Or(j.err, errors.New("journal is closed"))
+		return 0, j.closed()
 	}
-	_, err = j.f.Write(append(b, '\n'))
-	if err == nil {
-		err = j.f.Sync()
+	if _, err = j.f.Write(line); err != nil {
+		j.broke(err)
+		return 0, err
 	}
-	if err != nil { // half a line may be there: nothing may follow it
+	j.written++
+	if parked {
+		j.shut()
+	}
+	return j.written, j.err
+}
+
+// durable returns when line n is, or with the error that forbids to tell.
+func (j *journal) durable(n uint64) error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	f, upTo, done := j.f, j.written, j.synced >= n
+	j.mu.Unlock()
+	if done {
+		return nil
+	}
+	if f == nil {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.closed()
+	}
+	err := f.Sync()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil {
+		j.broke(err)
+		return err
+	}
+	j.synced = upTo
+	return nil
+}
+
+// closed is why nothing can be written; callers hold mu.
+func (j *journal) closed() error { return cmp.Or(j.err, errors.New("journal is closed")) }
+
+// broke ends the journal: half a line may be there, and nothing may follow it.
+// Callers hold mu.
+func (j *journal) broke(err error) {
+	if j.f != nil {
 		j.f.Close()
-		j.f, j.err, j.parked = nil, err, false
 	}
-	return err
+	j.f, j.err, j.parked = nil, cmp.Or(j.err, err), false
+}
+
+// shut makes what is there durable and closes the file; callers hold mu, and
+// nobody syncs.
+func (j *journal) shut() {
+	if j.f == nil {
+		return
+	}
+	if j.synced < j.written {
+		if err := j.f.Sync(); err != nil {
+			j.broke(err)
+			return
+		}
+		j.synced = j.written
+	}
+	j.f.Close()
+	j.f = nil
 }
 
 // compact replaces the journal of a finished batch by one that says where each
 // user ended, in a line for the move and one for the route. A crash leaves the
 // one or the other. A journal that is no longer than that is left alone.
 func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(user string) figures, routes *routeTable, stopped bool) error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	path := filepath.Join(j.dir, journalName)
@@ -272,23 +339,21 @@ func writeSynced(path string, data []byte) error {
 }
 
 func (j *journal) close() {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.f != nil {
-		j.f.Close()
-		j.f = nil
-	}
+	j.shut()
 }
 
 // park closes the journal; with more, lines may still come, each by itself.
 func (j *journal) park(more bool) {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.shut()
 	j.parked = more && j.err == nil
-	if j.f != nil {
-		j.f.Close()
-		j.f = nil
-	}
 }
 
 // certificate writes a user's certificate beside the journal.

@@ -2,9 +2,11 @@ package migrate
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,5 +101,48 @@ func TestFlagsThatAreNone(t *testing.T) {
 		if got := string(m.flag(imap.Flag(from))); got != want {
 			t.Errorf("%q became %q, want %q", from, got, want)
 		}
+	}
+}
+
+// TestJournalOfManyAtOnce: what users record at the same time is there when each
+// of them goes on, and whoever closes the journal meanwhile takes nothing back.
+func TestJournalOfManyAtOnce(t *testing.T) {
+	dir, j := testJournal(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	told := map[string]Move{} // recorded, as far as the journal said so
+	for i := range 40 {
+		wg.Go(func() {
+			user := fmt.Sprintf("u%02d", i)
+			for n := range uint64(20) {
+				m := Move{State: Copying, Base: n}
+				if err := j.move(user, m, time.Now()); err != nil {
+					return
+				}
+				mu.Lock()
+				told[user] = m
+				mu.Unlock()
+				if i == 0 && n == 15 {
+					j.close()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	again, r, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.close()
+	if len(told) == 0 {
+		t.Error("nothing was recorded")
+	}
+	for user, m := range told {
+		if got := r.moves[user]; got.Base < m.Base {
+			t.Errorf("%s: %+v on disk, %+v recorded", user, got, m)
+		}
+	}
+	if err := j.move("u00", Move{State: Copying, Base: 99}, time.Now()); err == nil {
+		t.Error("a closed journal takes a line")
 	}
 }
