@@ -33,12 +33,10 @@ type soakRig struct {
 	server *imapd.Server
 	opt    Options
 
-	mu      sync.Mutex
-	says    string // the directory
-	engine  *Engine
-	batch   BatchID
-	spoil   func(op string) error
-	ownDial func() error
+	mu     sync.Mutex
+	says   string // the directory
+	engine *Engine
+	batch  BatchID
 }
 
 // ownIMAP serves our store within the process.
