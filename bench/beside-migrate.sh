@@ -21,7 +21,7 @@ finish() {
 # node SOURCE [PREFIX...]: a node beside the peers, whose users are at SOURCE: old (Dovecot), cyr (Cyrus), slow and
 # cyrslow (the same behind the relays of the case "crash"), far (40 ms away)
 node() {
-	local source=$1 type=dovecot host=127.0.0.1 imap=24143 pop=24110 login="{mode: master, user: migrator, password: masterpass}"
+	local source=$1 type=dovecot host=127.0.0.1 lines=8 imap=24143 pop=24110 login="{mode: master, user: migrator, password: masterpass}"
 	shift
 	case $source in
 	cyr*) type=cyrus imap=24343 pop=24310 login="{mode: authzid, user: cyrus, password: seedpass}" ;;
