@@ -221,7 +221,7 @@ func TestReload(t *testing.T) {
 	if err := os.WriteFile(users, []byte("carla:{PLAIN}x:home\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.write(t, anyPort+"log: {level: debug}\nnode: other\ndirectories: [{name: local, type: local}, {name: more, type: file, path: users, store: home}]\n")
+	s.write(t, anyPort+"log: {level: debug}\nnode: other\ntls: {session_tickets: false}\ndirectories: [{name: local, type: local}, {name: more, type: file, path: users, store: home}]\n")
 	if err := a.Reload(); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestReload(t *testing.T) {
 	if !a.log.Enabled(ctx, slog.LevelDebug) {
 		t.Error("the level is not debug")
 	}
-	if !strings.Contains(s.log.String(), "needs_restart=[node]") {
+	if !strings.Contains(s.log.String(), `needs_restart="[node tls.session_tickets]"`) {
 		t.Errorf("log does not say what needs a restart:\n%s", s.log.String())
 	}
 }

@@ -78,12 +78,29 @@ func needRestart(was, is *config.Config) []string {
 	v, w := reflect.ValueOf(*was), reflect.ValueOf(*is)
 	for i := range v.NumField() {
 		switch name := v.Type().Field(i).Tag.Get("mapstructure"); name {
-		case "tls", "directories", "cache", "log", "admin":
+		case "tls":
+			names = append(names, needRestartTLS(&was.TLS, &is.TLS)...)
+		case "directories", "cache", "log", "admin":
 		default:
 			if !reflect.DeepEqual(v.Field(i).Interface(), w.Field(i).Interface()) {
 				names = append(names, name)
 			}
 		}
+	}
+	return names
+}
+
+// needRestartTLS: certificates and authorities are read again at a reload, what
+// listeners do with them is not.
+func needRestartTLS(was, is *config.TLS) (names []string) {
+	if was.CleartextLogin != is.CleartextLogin {
+		names = append(names, "tls.cleartext_login")
+	}
+	if was.SessionTickets != is.SessionTickets {
+		names = append(names, "tls.session_tickets")
+	}
+	if (was.ClientCA == "") != (is.ClientCA == "") {
+		names = append(names, "tls.client_ca")
 	}
 	return names
 }
