@@ -44,6 +44,7 @@ type account struct {
 	subs      []backend.MailboxName
 	subsKnown bool
 	planned   []Exception
+	looked    *plan  // of the check just before, for the first pass
 	ordered   bool   // the target takes messages in the order of UIDs
 	streamed  uint64 // messages that were read, their size compared
 	rereads   uint64 // bodies read again from the disk of the new store
@@ -213,6 +214,11 @@ type pass struct {
 	Errors   []error // per mailbox; the others went on
 }
 
+// nothing reports a pass that found both sides as they were.
+func (p *pass) nothing() bool {
+	return p.Changed+p.Copied+p.Filed+p.Renamed+p.Vanished+p.Flagged+len(p.Errors) == 0
+}
+
 func (p *pass) err() error {
 	if len(p.Errors) == 0 {
 		return nil
@@ -220,12 +226,15 @@ func (p *pass) err() error {
 	return p.Errors[0]
 }
 
-// sync makes the target equal to the source as of some moment during the call:
-// the first call copies, later ones follow.
+// sync makes the target equal to the source as of some moment during the call, or
+// just before it when the check has looked: the first call copies, later ones follow.
 func (a *account) sync(ctx context.Context) (*pass, error) {
-	pl, err := a.survey(ctx)
-	if err != nil {
-		return nil, err
+	pl := a.looked
+	if a.looked = nil; pl == nil {
+		var err error
+		if pl, err = a.survey(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.open(ctx, pl); err != nil {
 		return nil, err

@@ -414,7 +414,9 @@ func (b *batch) end(log *slog.Logger) {
 			}
 		}
 	}
-	b.journal.park(b.complete())
+	if err := b.journal.park(b.complete()); err != nil {
+		log.Error("the end of a batch is not in its journal", "batch", b.spec.ID, "error", err)
+	}
 	b.changed()
 }
 

@@ -116,6 +116,7 @@ func (d *driver) check(ctx context.Context) error {
 		}
 		d.certifyPlan(pl)
 	}
+	d.acct.looked = pl
 	saved := savedRoute{User: r.entry.User, From: r.from.Name, Host: r.host, To: r.to.Name}
 	d.b.routes.put(d.user, saved)
 	return d.b.journal.route(d.user, saved, time.Now())

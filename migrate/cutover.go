@@ -115,7 +115,7 @@ type EventKind uint8
 // EvContinue (an operator, or the engine's back-off).
 const (
 	EvChecked EventKind = iota
-	EvSynced            // a pass ended; Fast: quickly enough for a hold
+	EvSynced            // a pass ended; Fast: quickly enough for a hold, Same: nothing had changed
 	EvGrant
 	EvSwapped  // the placement was written
 	EvSwapLost // Swap failed: its outcome is unknown
@@ -143,6 +143,7 @@ const (
 type Event struct {
 	Kind   EventKind
 	Fast   bool
+	Same   bool
 	Base   uint64 // EvGrant: the placement's epoch
 	Until  int64  // EvReported: when a soak that begins now ends
 	At     PlacementAt
@@ -320,7 +321,8 @@ func (m Move) fail(reason string) (Move, []Action) {
 func (m Move) syncing(ev Event) (Move, []Action) {
 	switch ev.Kind {
 	case EvSynced:
-		if m.State != Following || !ev.Fast {
+		// A first pass that found nothing to do was as good as the one behind it.
+		if !ev.Fast || m.State != Following && !ev.Same {
 			m.State = Following
 			return m, []Action{DoSync}
 		}

@@ -143,7 +143,7 @@ func (d *driver) become(m Move) error {
 		d.log.Info("move", "from", was.State, "to", m.State, "reason", m.Reason)
 	}
 	d.b.show(d.user, m)
-	if err := d.b.journal.moved(d.user, m, d.copied(m), time.Now()); err != nil {
+	if err := d.b.journal.moved(d.user, m, d.copied(m), time.Now(), was.repeatable() && m.repeatable()); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if was.State != m.State {
@@ -168,6 +168,10 @@ func (m Move) persisted() Move {
 	return Move{State: m.State, Base: m.Base, Activated: m.Activated, Tries: m.Tries, Prior: m.Prior, Reason: m.Reason,
 		Opened: m.Opened, SoakUntil: m.SoakUntil, Back: m.Back}
 }
+
+// repeatable reports a move of which nothing can be seen outside but a copy that
+// is not in use: from an older state of it a restart comes to the same.
+func (m Move) repeatable() bool { return m.State <= Ready && !m.Activated && !m.Back }
 
 // do performs an action. Once a user is on hold the end of ctx does not stop
 // it: the hold has limits of its own.
@@ -289,6 +293,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	// A store without modseqs is listed whole in every pass: when passes grow
 	// no shorter, half a hold has to do.
 	ev.Fast = took < d.e.timing.ReadyDelta || d.passes > patientPasses && took < d.e.timing.Hold/2
+	ev.Same = p != nil && p.nothing()
 	if p != nil && p.Changed > 0 {
 		d.owed = true
 	}

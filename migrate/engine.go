@@ -151,7 +151,27 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if err != nil {
 		return "", fmt.Errorf("journal of batch %s: %w", spec.ID, err)
 	}
-	return spec.ID, e.launch(newBatch(spec, j))
+	b := newBatch(spec, j)
+	if err := e.launch(b); err != nil {
+		return "", err
+	}
+	// It begins while its first line becomes durable: what may not be done twice
+	// waits for that.
+	if err := j.begun(); err != nil {
+		e.withdraw(b, err)
+		return "", fmt.Errorf("journal of batch %s: %w", spec.ID, err)
+	}
+	return spec.ID, nil
+}
+
+// withdraw ends a batch that was launched and has no journal.
+func (e *Engine) withdraw(b *batch, why error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.batches, b.spec.ID)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cancel(why)
 }
 
 func errBusy(user string) error {

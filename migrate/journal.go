@@ -18,8 +18,9 @@ import (
 )
 
 // journal is one batch on disk: DIR/journal, JSON lines that are only ever
-// added, each synced before what it announces is begun. The last line may be
-// torn by a crash; it is cut off at the next start.
+// added. Lines that announce what cannot be done twice are synced before it is
+// begun; the others with the next of those, or when the journal is closed. The last
+// line may be torn by a crash; it is cut off at the next start.
 type journal struct {
 	dir string
 
@@ -34,6 +35,8 @@ type journal struct {
 	err    error // why it could not be written; guarded by mu
 	// Lines written, and those of them that are durable; guarded by mu.
 	written, synced uint64
+
+	fresh bool // the directory is not durable yet; guarded by syncing
 }
 
 // record is one line. Exactly one of its parts is set.
@@ -67,7 +70,8 @@ type replayed struct {
 
 const journalName = "journal"
 
-// createJournal begins a batch. It fails when the batch exists.
+// createJournal begins a batch. It fails when the batch exists. What it wrote is
+// durable when begun has returned.
 func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return nil, err
@@ -82,13 +86,16 @@ func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error)
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{dir: dir, f: f}
-	if err := j.write(record{Time: now, Batch: spec}); err != nil {
+	j := &journal{dir: dir, f: f, fresh: true}
+	if err := j.note(record{Time: now, Batch: spec}); err != nil {
 		j.close()
 		return nil, err
 	}
-	return j, errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return j, nil
 }
+
+// begun returns when the first line is durable.
+func (j *journal) begun() error { return j.durable(1) }
 
 // openJournal reads a batch and goes on behind its last whole line.
 func openJournal(dir string) (*journal, *replayed, error) {
@@ -180,32 +187,47 @@ func (j *journal) move(user string, m Move, now time.Time) error {
 	return j.write(record{Time: now, User: user, Move: &m})
 }
 
-// moved is move with what was copied for the user.
-func (j *journal) moved(user string, m Move, f figures, now time.Time) error {
-	return j.write(record{Time: now, User: user, Move: &m, Messages: f.messagesDone, Octets: f.octetsDone})
+// moved is move with what was copied for the user; later: it need not be durable
+// before another line is.
+func (j *journal) moved(user string, m Move, f figures, now time.Time, later bool) error {
+	r := record{Time: now, User: user, Move: &m, Messages: f.messagesDone, Octets: f.octetsDone}
+	if later {
+		return j.note(r)
+	}
+	return j.write(r)
 }
 
+// route is durable with the next line that is.
 func (j *journal) route(user string, r savedRoute, now time.Time) error {
-	return j.write(record{Time: now, User: user, Route: &r})
+	return j.note(record{Time: now, User: user, Route: &r})
 }
 
 // order records what was ordered: rec's Order and Why.
 func (j *journal) order(rec record) error { return j.write(rec) }
 
+// write adds a line; it is durable when write returns.
 func (j *journal) write(rec record) error {
-	b, err := json.Marshal(rec)
-	if err != nil {
-		return err
-	}
-	n, err := j.add(append(b, '\n'))
+	n, err := j.add(rec)
 	if err != nil {
 		return err
 	}
 	return j.durable(n)
 }
 
+// note adds a line that outlives this process at once, and the machine as soon as a
+// later one is durable.
+func (j *journal) note(rec record) error {
+	_, err := j.add(rec)
+	return err
+}
+
 // add writes a line and gives its number.
-func (j *journal) add(line []byte) (n uint64, err error) {
+func (j *journal) add(rec record) (n uint64, err error) {
+	line, err := json.Marshal(rec)
+	if err != nil {
+		return 0, err
+	}
+	line = append(line, '\n')
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	parked := j.f == nil && j.parked
@@ -243,7 +265,7 @@ func (j *journal) durable(n uint64) error {
 		defer j.mu.Unlock()
 		return j.closed()
 	}
-	err := f.Sync()
+	err := j.sync(f)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err != nil {
@@ -252,6 +274,16 @@ func (j *journal) durable(n uint64) error {
 	}
 	j.synced = upTo
 	return nil
+}
+
+// sync makes f durable, with its place at the first time; callers hold syncing.
+func (j *journal) sync(f *os.File) error {
+	err := f.Sync()
+	if err == nil && j.fresh {
+		err = errors.Join(syncDir(j.dir), syncDir(filepath.Dir(j.dir)))
+		j.fresh = err != nil
+	}
+	return err
 }
 
 // closed is why nothing can be written; callers hold mu.
@@ -266,14 +298,14 @@ func (j *journal) broke(err error) {
 	j.f, j.err, j.parked = nil, cmp.Or(j.err, err), false
 }
 
-// shut makes what is there durable and closes the file; callers hold mu, and
-// nobody syncs.
+// shut makes what is there durable and closes the file; callers hold mu and, while
+// it is fresh, syncing; nobody syncs.
 func (j *journal) shut() {
 	if j.f == nil {
 		return
 	}
 	if j.synced < j.written {
-		if err := j.f.Sync(); err != nil {
+		if err := j.sync(j.f); err != nil {
 			j.broke(err)
 			return
 		}
@@ -285,18 +317,22 @@ func (j *journal) shut() {
 
 // compact replaces the journal of a finished batch by one that says where each
 // user ended, in a line for the move and one for the route. A crash leaves the
-// one or the other. A journal that is no longer than that is left alone.
+// one or the other; what is written next follows in the new one. A journal that is
+// not even twice as long is left alone.
 func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(user string) figures, routes *routeTable, stopped bool) error {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.f == nil {
+		return nil
+	}
 	path := filepath.Join(j.dir, journalName)
-	old, err := os.Stat(path)
-	if err != nil || j.f == nil {
+	old, err := j.f.Stat()
+	if err != nil {
 		return err
 	}
-	now := time.Now().UTC().Truncate(time.Second) // of one length, so that the same records have the same size
+	now := time.Now().UTC().Truncate(time.Second)
 	records := []record{{Time: now, Batch: spec}}
 	for _, u := range spec.Users {
 		if r, ok := routes.get(u); ok {
@@ -317,16 +353,28 @@ func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(us
 		}
 		b.Write(append(line, '\n'))
 	}
-	if int64(b.Len()) >= old.Size() {
+	if 2*int64(b.Len()) >= old.Size() {
 		return nil
 	}
 	if err := writeSynced(path+".new", b.Bytes()); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
 		return err
 	}
-	return syncDir(j.dir)
+	if err := os.Rename(path+".new", path); err != nil {
+		f.Close()
+		return err
+	}
+	j.f.Close()
+	j.f, j.fresh = f, true // the name is not durable yet
+	if err := j.sync(f); err != nil {
+		j.broke(err)
+		return err
+	}
+	j.synced = j.written
+	return nil
 }
 
 func writeSynced(path string, data []byte) error {
@@ -338,22 +386,18 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func (j *journal) close() {
-	j.syncing.Lock()
-	defer j.syncing.Unlock()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.shut()
-}
+func (j *journal) close() { _ = j.park(false) }
 
-// park closes the journal; with more, lines may still come, each by itself.
-func (j *journal) park(more bool) {
+// park makes all lines durable and closes the journal; with more, lines may still
+// come, each by itself.
+func (j *journal) park(more bool) error {
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.shut()
 	j.parked = more && j.err == nil
+	return j.err
 }
 
 // certificate writes a user's certificate beside the journal.

@@ -146,3 +146,44 @@ func TestJournalOfManyAtOnce(t *testing.T) {
 		t.Error("a closed journal takes a line")
 	}
 }
+
+// TestJournalLineBehindCompact: a soak's line may come when its batch has just been
+// compacted and is not parked yet. It is in the journal that a restart reads, and
+// so are those that come when it is parked.
+func TestJournalLineBehindCompact(t *testing.T) {
+	dir, j := testJournal(t)
+	for n := range uint64(20) {
+		if err := j.move("anna", Move{State: Holding, Base: n}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := BatchSpec{ID: "b1", Users: []string{"anna", "bob"}, To: "home"}
+	moves := map[string]Move{"anna": {State: Soaking}, "bob": {State: Final}}
+	before, err := os.Stat(filepath.Join(dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.compact(&spec, moves, func(string) figures { return figures{} }, &routeTable{}, false); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(filepath.Join(dir, journalName)); err != nil || after.Size() >= before.Size() {
+		t.Fatalf("not compacted: %v", err)
+	}
+	if err := j.move("anna", Move{State: RolledBack}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.park(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.move("bob", Move{State: RolledBack, Reason: "parked"}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	again, r, err := openJournal(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.close()
+	if r.moves["anna"].State != RolledBack || r.moves["bob"].Reason != "parked" {
+		t.Errorf("%+v", r.moves)
+	}
+}

@@ -73,6 +73,45 @@ func TestUnchangedSecondRun(t *testing.T) {
 	})
 }
 
+// TestUnchangedBatch: so does a batch as a whole, its check included, over one
+// connection, and what it writes says that the user was copied.
+func TestUnchangedBatch(t *testing.T) {
+	realSources(t, func(t *testing.T, s *source) {
+		s.manyFolders(t, 10, 2)
+		tap := &wiretap{}
+		e, err := New(Options{Dir: t.TempDir(), Importer: ownStore(t).Importer(), Placements: newFakePlacements(), Dial: tap.dial,
+			Stores: map[string]*backend.Store{"old": s.store, "home": {Name: "home", Type: backend.StoreLocal}},
+			Lookup: func(_ context.Context, user string) (backend.Entry, error) {
+				return backend.Entry{User: user, Directory: "d", Store: "old", CheckPassword: true}, nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		run := func() *Certificate {
+			tap.reset()
+			id := start(t, e, BatchSpec{Users: []string{s.user}, To: "home", CopyOnly: true, POP3: POP3Never})
+			if st := wait(t, e, id); st.Counts[Ready] != 1 {
+				t.Fatalf("%+v", st)
+			}
+			c, err := e.Certificate(s.user)
+			if err != nil || c.Batch != id || c.Level != "copied" {
+				t.Fatalf("certificate %+v, %v", c, err)
+			}
+			return c
+		}
+		first := run()
+		again := run()
+		// greeting, login, survey, and LOGOUT, whose answer nobody waits for
+		if n := tap.turns.Load(); n > 4 {
+			t.Errorf("%d turns, %d commands for an unchanged user", n, tap.commands.Load())
+		}
+		if again.Messages != first.Messages || again.Messages == 0 || len(again.Mailboxes) != len(first.Mailboxes) {
+			t.Errorf("certificates of %d and %d messages", first.Messages, again.Messages)
+		}
+	}, "dovecot", "cyrus")
+}
+
 // A copy that is ahead of its own seal, because the store changed while it was
 // listed, is not taken for up to date by the next process.
 func TestSecondRunFollowsFromTheSeal(t *testing.T) {
