@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"iter"
 	"slices"
 
@@ -33,6 +34,13 @@ func (i importer) Import(ctx context.Context, user string, o backend.ImportOptio
 		return nil, err
 	}
 	imp := &userImport{store: s, shard: sh, user: u}
+	same := u.State == UserImporting && u.Namespace == o.Namespace && (o.UIDLFormat == "" || u.UIDLFormat == o.UIDLFormat)
+	if same {
+		// One that is open already, and as it is to be, costs no command.
+		if open, err := imp.isOpen(ctx); open || err != nil {
+			return imp, err
+		}
+	}
 	d, err := imp.propose(ctx, imp.command(cmdImportBegin))
 	if err != nil {
 		return nil, err
@@ -40,7 +48,7 @@ func (i importer) Import(ctx context.Context, user string, o backend.ImportOptio
 	if open := d.bool(); !open {
 		return imp, d.end() // activated already: only Activate and Reopen make sense
 	}
-	if u.State != UserImporting || u.Namespace != o.Namespace || o.UIDLFormat != "" && u.UIDLFormat != o.UIDLFormat {
+	if !same {
 		imp.user, err = s.setUser(ctx, u.Name, func(u *User) error {
 			u.State, u.Namespace = UserImporting, o.Namespace
 			u.UIDLFormat = cmp.Or(o.UIDLFormat, u.UIDLFormat)
@@ -48,6 +56,27 @@ func (i importer) Import(ctx context.Context, user string, o backend.ImportOptio
 		})
 	}
 	return imp, err
+}
+
+// isOpen reports whether the shard has the user's import open.
+func (i *userImport) isOpen(ctx context.Context) (bool, error) {
+	v, err := i.store.view(ctx, i.shard)
+	if err != nil {
+		return false, err
+	}
+	defer v.Close()
+	raw, err := v.Get(userKey(prefixAccount, i.user.ID))
+	if errors.Is(err, engine.ErrNotFound) {
+		return false, nil // created, and not begun
+	}
+	if err != nil {
+		return false, engineError(err)
+	}
+	account, err := decodeAccount(raw)
+	if err != nil {
+		return false, engineError(err)
+	}
+	return account.State == accountImporting, nil
 }
 
 // importUser finds or creates the record of a user to import.
