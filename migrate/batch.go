@@ -249,11 +249,7 @@ func (b *batch) endedLocked(user string) {
 func (b *batch) moveOf(user string) Move {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := b.moves[user]
-	if m.State == Paused && !b.paused {
-		m, _ = m.Next(Event{Kind: EvContinue})
-	}
-	return m
+	return b.moves[user]
 }
 
 // show keeps what status tells of a user.

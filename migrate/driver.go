@@ -71,6 +71,9 @@ type hold struct {
 func (d *driver) run(ctx context.Context, enough func(Move) bool) error {
 	defer d.cleanup()
 	next, todo := d.move.Begin()
+	if d.move.State == Paused && !d.b.pausing(d.flip) {
+		next, todo = d.move.Next(Event{Kind: EvContinue})
+	}
 	if err := d.become(next); err != nil {
 		return err
 	}

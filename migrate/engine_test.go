@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,22 +251,26 @@ func TestEngineFindsWritesDuringHold(t *testing.T) {
 
 func TestEnginePauseContinueStop(t *testing.T) {
 	r := newRig(t, 3, 10)
-	gate := make(chan struct{})
-	var once sync.Once
-	began := make(chan struct{})
+	type gate struct{ began, open chan struct{} }
+	gates := [2]gate{{make(chan struct{}), make(chan struct{})}, {make(chan struct{}), make(chan struct{})}}
+	var next atomic.Pointer[gate] // stops the next copy
+	next.Store(&gates[0])
 	r.target.fail = func(op string) error {
 		if op == "open" {
-			once.Do(func() { close(began); <-gate })
+			if g := next.Swap(nil); g != nil {
+				close(g.began)
+				<-g.open
+			}
 		}
 		return nil
 	}
 	e := r.engine(t)
 	id := start(t, e, BatchSpec{Users: r.users(), Parallel: 1})
-	<-began
+	<-gates[0].began
 	if err := e.Pause(id); err != nil {
 		t.Fatal(err)
 	}
-	close(gate)
+	close(gates[0].open)
 	b, _ := e.batch(id)
 	for {
 		st, changed := b.snapshot()
@@ -277,9 +282,15 @@ func TestEnginePauseContinueStop(t *testing.T) {
 	if len(r.places.m) != 0 {
 		t.Errorf("placements while paused: %v", r.places.m)
 	}
+	next.Store(&gates[1])
 	if err := e.Continue(id); err != nil {
 		t.Fatal(err)
 	}
+	<-gates[1].began
+	if st, _ := b.snapshot(); st.Counts[Paused] != 0 || st.Counts[Copying] != 1 || !st.Users[0].Running {
+		t.Errorf("a resumed user is shown as %+v, %v", st.Users[0], st.Counts)
+	}
+	close(gates[1].open)
 	wait(t, e, id)
 	r.complete(t)
 	if err := e.Stop(id); !backend.IsKind(err, backend.KindConflict) {

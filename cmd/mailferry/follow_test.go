@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -75,12 +76,66 @@ func (p *played) Moves(_ context.Context, q admin.MoveQuery) (admin.MovePage, er
 	return page, nil
 }
 
+func (p *played) Batches(context.Context) ([]admin.Batch, error) {
+	return p.states[len(p.states)-1:], nil
+}
+
+func (p *played) Rollback(_ context.Context, o admin.SoakOrder) (admin.SoakOrder, error) {
+	o.Batch = "b1"
+	return o, nil
+}
+
+func (p *played) AwaitOrders(_ context.Context, _ admin.SoakOrder, fn func(admin.Move) error) error {
+	for _, m := range p.states[len(p.states)-1].Moves {
+		if err := fn(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *played) Report(_ context.Context, user string) ([]byte, error) {
+	exceptions := strings.Repeat(`,{}`, len(user)-len("anna"))
+	return []byte(`{"soak": {"exceptions": [{}` + exceptions + `], "back": {"hold": 43000000, "attached": 0, "closed": 1}}}`), nil
+}
+
+// A roll-back that was ordered is no failure: it is told as what it is.
+func TestRolledBackIsNoFailure(t *testing.T) {
+	end := batch(true, ended("anna"), back("anna2"), back("anna33"))
+	m := &played{states: []admin.Batch{end}}
+	code, out, errs := runAgainst(t, m, "migrate", "watch")
+	if code != exitDone || !strings.Contains(out, "1 of 3 users done") || !strings.Contains(out, "2 rolled back; mailferry migrate retry b1 moves them again") {
+		t.Errorf("code %d\n%s\n%s", code, out, errs)
+	}
+	if _, out, _ := runAgainst(t, m, "migrate", "status"); !regexp.MustCompile(`(?m)^b1 .* 3 +1 +0 .* done, 2 rolled back$`).MatchString(out) {
+		t.Errorf("status:\n%s", out)
+	}
+	m.states = []admin.Batch{batch(true, back("anna"), back("anna2"))}
+	code, out, errs = runAgainst(t, m, "migrate", "rollback", "anna", "anna2")
+	if code != exitDone || !strings.Contains(out, "anna: rolled back, on hold for 43ms, 0 sessions went on, 1 closed, 1 thing could not be brought back as it was: mailferry migrate report anna\n") ||
+		!strings.Contains(out, "closed, 2 things could not be brought back as they were: mailferry migrate report anna2\n") {
+		t.Errorf("code %d\n%s\n%s", code, out, errs)
+	}
+	m.states = []admin.Batch{batch(true, back("anna"), admin.Move{User: "anna2", State: "soaking", Done: true, Reason: "not rolled back: no UIDPLUS"})}
+	code, out, errs = runAgainst(t, m, "migrate", "rollback", "anna", "anna2")
+	if code != exitPartial || !strings.Contains(out, "anna2: soaking, not rolled back: no UIDPLUS\n") || !strings.Contains(errs, "1 of 2 users are not rolled back") {
+		t.Errorf("code %d\n%s\n%s", code, out, errs)
+	}
+}
+
+func back(user string) admin.Move {
+	return admin.Move{User: user, State: "rolled back", Done: true}
+}
+
 func batch(done bool, moves ...admin.Move) admin.Batch {
-	b := admin.Batch{ID: "b1", To: "home", Done: done, Users: len(moves), Moves: moves}
+	b := admin.Batch{ID: "b1", To: "home", Done: done, Users: len(moves), Moves: moves, States: map[string]int{}}
 	for _, m := range moves {
+		b.States[m.State]++
 		switch {
 		case m.Failed:
 			b.Failed++
+		case m.State == "rolled back":
+			b.RolledBack++
 		case m.Done:
 			b.Moved++
 		}

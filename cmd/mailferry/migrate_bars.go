@@ -67,7 +67,7 @@ func (v *bars) show(b *admin.Batch) {
 	if b.Waits != "" {
 		right = " " + waitsText(b)
 	}
-	left := fmt.Sprintf("%d/%d users ", b.Moved+b.Failed, b.Users)
+	left := fmt.Sprintf("%d/%d users ", b.Ended(), b.Users)
 	if b.Waves > 1 {
 		left = fmt.Sprintf("wave %d/%d, %s", b.Wave, b.Waves, left)
 	}

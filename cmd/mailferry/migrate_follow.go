@@ -58,9 +58,12 @@ func (c *cli) summary(ctx context.Context, node *admin.Client, b *admin.Batch) e
 			return err
 		}
 	} else {
-		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s\n", b.Users-b.Failed, b.Users, b.MessagesDone, bytesText(b.BytesDone))
+		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s\n", b.Moved, b.Users, b.MessagesDone, bytesText(b.BytesDone))
 		if n := b.States["soaking"]; n > 0 {
 			fmt.Fprintf(c.stdout, "%d soaking: the old store follows; mailferry migrate rollback USER..., or finalise USER..., or --batch %s\n", n, b.ID)
+		}
+		if b.RolledBack > 0 {
+			fmt.Fprintf(c.stdout, "%d rolled back; mailferry migrate retry %s moves them again\n", b.RolledBack, b.ID)
 		}
 	}
 	if b.Failed == 0 {
@@ -132,7 +135,7 @@ func (l *lines) show(b *admin.Batch) {
 		return
 	}
 	l.told = now
-	fmt.Fprintf(l.out, "%s: %d of %d users, %s\n", b.ID, b.Moved+b.Failed, b.Users, paceText(b))
+	fmt.Fprintf(l.out, "%s: %d of %d users, %s\n", b.ID, b.Ended(), b.Users, paceText(b))
 }
 
 func (l *lines) end() {}

@@ -71,45 +71,22 @@ func (c *cli) soakCommand(name, short, help, want string,
 
 // awaitSoak waits until no user has an order any more, and tells each outcome.
 func (c *cli) awaitSoak(ctx context.Context, node *admin.Client, o admin.SoakOrder, want string) error {
-	open := make(map[string]bool, len(o.Users))
-	for _, u := range o.Users {
-		open[u] = true
-	}
 	failed := 0
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for len(open) > 0 {
-		for m, err := range node.Migrations().AllMoves(ctx, admin.MoveQuery{Batch: o.Batch}) {
-			switch {
-			case err != nil:
-				return err
-			case !open[m.User] || m.Ordered || m.Running && m.Reason == "":
-				continue
-			}
-			delete(open, m.User)
-			if m.State == want {
-				text := orReason(m.State, m.Reason)
-				if want == stateRolledBack && m.Reason == "" && len(o.Users) <= maxTold {
-					text += c.wayBack(ctx, node, m.User)
-				}
-				if err := c.done("%s: %s", m.User, text); err != nil {
-					return err
-				}
-				continue
-			}
+	err := node.Migrations().AwaitOrders(ctx, o, func(m admin.Move) error {
+		text := orReason(m.State, m.Reason)
+		switch {
+		case m.State != want:
 			failed++
-			if err := c.done("%s: %s", m.User, orReason(m.State, m.Reason)); err != nil {
-				return err
-			}
+		case want == stateRolledBack && m.Reason == "" && len(o.Users) <= maxTold:
+			text += c.wayBack(ctx, node, m.User)
 		}
-		if len(open) == 0 {
-			break
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return c.done("%s: %s", m.User, text)
+	})
+	if err != nil && ctx.Err() != nil {
+		return admin.WithHint(err, "the node goes on; see: mailferry migrate show "+o.Batch)
+	}
+	if err != nil {
+		return err
 	}
 	switch n := len(o.Users); {
 	case failed == 0:
@@ -151,8 +128,11 @@ func (c *cli) wayBack(ctx context.Context, node *admin.Client, user string) stri
 	}
 	b := r.Soak.Back
 	out := fmt.Sprintf(", on hold for %v, %d sessions went on, %d closed", b.Hold.Round(time.Millisecond), b.Attached, b.Closed)
-	if n := len(r.Soak.Exceptions); n > 0 {
-		out += fmt.Sprintf(", %d exceptions: mailferry migrate report %s", n, user)
+	switch n := len(r.Soak.Exceptions); {
+	case n == 1:
+		out += ", 1 thing could not be brought back as it was: mailferry migrate report " + user
+	case n > 1:
+		out += fmt.Sprintf(", %d things could not be brought back as they were: mailferry migrate report %s", n, user)
 	}
 	return out
 }

@@ -128,6 +128,33 @@ func (m *MigrationClient) Finalise(ctx context.Context, o SoakOrder) (out SoakOr
 	return out, m.c.do(ctx, http.MethodPost, "/v1/soaks/finalise", o, &out)
 }
 
+// AwaitOrders implements Migrations. A stream that ends early is KindUnavailable.
+func (m *MigrationClient) AwaitOrders(ctx context.Context, o SoakOrder, fn func(Move) error) error {
+	resp, err := m.c.send(ctx, http.MethodPost, "/v1/soaks/await", o)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for d := json.NewDecoder(resp.Body); ; {
+		var l orderLine
+		err := d.Decode(&l)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			err = backend.Errorf(backend.KindUnavailable, "", "the node stopped while orders were awaited: %w", err)
+			return WithHint(err, "an order that had begun goes on when the node runs again; see: mailferry migrate show "+o.Batch)
+		case l.Failed != nil:
+			return WithHint(backend.NewError(kindNamed(l.Failed.Kind), l.Failed.Text), l.Failed.Hint)
+		case l.Move == nil:
+			return nil
+		}
+		if err := fn(*l.Move); err != nil {
+			return err
+		}
+	}
+}
+
 // Cutover implements Migrations.
 func (m *MigrationClient) Cutover(ctx context.Context, o SoakOrder) (out SoakOrder, err error) {
 	return out, m.c.do(ctx, http.MethodPost, "/v1/migrations/cutover", o, &out)

@@ -112,6 +112,7 @@ func (s *Service) api() http.Handler {
 	s.routeRequests(handle)
 	s.migrationRequests(handle)
 	mux.HandleFunc("GET /v1/migrations/{id}/watch", s.watch)
+	mux.HandleFunc("POST /v1/soaks/await", s.awaitOrders)
 	mux.HandleFunc("POST /v1/verifications", s.verify)
 	mux.HandleFunc("POST /v1/verify-routes", s.verifyRoutes)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

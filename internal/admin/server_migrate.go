@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+
+	"mailferry/backend"
 )
 
 func (s *Service) migrationRequests(handle register) {
@@ -74,6 +76,41 @@ func batchID(r *http.Request) string {
 		return id
 	}
 	return ""
+}
+
+// orderLine is a line of the answer to soaks/await: a user whose order is carried
+// out, the error that ended it, or, as the last line, that all are told.
+type orderLine struct {
+	Move   *Move     `json:"move,omitempty"`
+	Failed *apiError `json:"failed,omitempty"`
+	End    bool      `json:"end,omitempty"`
+}
+
+// awaitOrders streams the outcomes of orders as JSON lines.
+func (s *Service) awaitOrders(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+	o, err := body[SoakOrder](r)
+	if err == nil && s.Migrations == nil {
+		err = missing("migrate")
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/jsonl")
+	flush, encoder := http.NewResponseController(w), json.NewEncoder(w)
+	say := func(l orderLine) error {
+		if err := encoder.Encode(l); err != nil {
+			return err
+		}
+		return flush.Flush()
+	}
+	err = s.Migrations.AwaitOrders(r.Context(), o, func(m Move) error { return say(orderLine{Move: &m}) })
+	last := orderLine{End: true}
+	if err != nil {
+		last = orderLine{Failed: &apiError{Text: err.Error(), Kind: backend.KindOf(err).String(), Hint: HintOf(err)}}
+	}
+	_ = say(last) // the client may be gone
 }
 
 // watch streams a batch as JSON lines until it is done or the client goes.

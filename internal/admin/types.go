@@ -78,10 +78,13 @@ type Migrations interface {
 	// Stop ends a batch for good; users who are not flipped stay where they are.
 	Stop(ctx context.Context, id string) error
 	// Rollback brings soaking users back to their old store, Finalise ends their
-	// soak. Both return when the order is given; Move.Ordered tells when it is
-	// carried out.
+	// soak. Both return when the order is given; AwaitOrders and
+	// Move.Ordered tell when it is carried out.
 	Rollback(ctx context.Context, o SoakOrder) (SoakOrder, error)
 	Finalise(ctx context.Context, o SoakOrder) (SoakOrder, error)
+	// AwaitOrders calls fn with each user of o once, as soon as such an order is carried
+	// out or was given up, until all are told, ctx ends or fn fails.
+	AwaitOrders(ctx context.Context, o SoakOrder, fn func(Move) error) error
 	// Cutover orders the flip of users who are copied, in a batch that waits for that
 	// (OnOrder) or was a copy; the answer names the batch in which they are flipped.
 	Cutover(ctx context.Context, o SoakOrder) (SoakOrder, error)
@@ -187,12 +190,14 @@ type Batch struct {
 	Wave  int `json:"wave,omitempty"`
 	Waves int `json:"waves,omitempty"`
 	// Users in all; Moved are those whose moves ended well, Failed those whose
-	// did not, Running those at work. States counts all by state.
-	Users   int            `json:"users"`
-	Moved   int            `json:"moved"`
-	Failed  int            `json:"failed"`
-	Running int            `json:"running"`
-	States  map[string]int `json:"states,omitempty"`
+	// did not, RolledBack those who were brought back to their old store by an
+	// order, Running those at work. States counts all by state.
+	Users      int            `json:"users"`
+	Moved      int            `json:"moved"`
+	Failed     int            `json:"failed"`
+	RolledBack int            `json:"rolled_back,omitempty"`
+	Running    int            `json:"running"`
+	States     map[string]int `json:"states,omitempty"`
 	// Sums over all users, as far as they were looked at.
 	Messages     int64 `json:"messages"`
 	MessagesDone int64 `json:"messages_done"`
@@ -208,12 +213,15 @@ type Batch struct {
 	Moves   []Move        `json:"moves,omitempty"` // where Watch tells of them
 }
 
+// Ended counts the users whose moves have ended, in whatever way.
+func (b *Batch) Ended() int { return b.Moved + b.Failed + b.RolledBack }
+
 // Move is one user's way.
 type Move struct {
 	User         string        `json:"user"`
 	State        string        `json:"state"`
 	Done         bool          `json:"done"`              // nothing is left to do for the user
-	Failed       bool          `json:"failed"`            // done, and still on the old store
+	Failed       bool          `json:"failed"`            // done, and against all orders still on the old store
 	Running      bool          `json:"running,omitempty"` // somebody works on it
 	Reason       string        `json:"reason,omitempty"`
 	Tries        int           `json:"tries,omitempty"`

@@ -391,6 +391,8 @@ func shownBatch(b *migrate.BatchStatus) admin.Batch {
 	for s, n := range b.Counts {
 		out.States[s.String()] = n
 		switch m := shownMove(b, &migrate.UserStatus{State: s}); {
+		case s == migrate.RolledBack:
+			out.RolledBack += n
 		case m.Failed:
 			out.Failed += n
 		case m.Done:
@@ -410,8 +412,10 @@ func shownMove(b *migrate.BatchStatus, u *migrate.UserStatus) admin.Move {
 	switch u.State {
 	case migrate.Final:
 		m.Done = true
-	case migrate.Failed, migrate.RolledBack:
+	case migrate.Failed:
 		m.Done, m.Failed = true, true
+	case migrate.RolledBack: // as somebody ordered it
+		m.Done = true
 	case migrate.Flipped, migrate.Soaking:
 		m.Done = b.Finished
 	default:

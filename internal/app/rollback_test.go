@@ -137,7 +137,17 @@ func TestRollBackWhileConnected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.await(t, c, order.Batch, "anna", func(m admin.Move) bool { return m.State == "rolled back" && !m.Running })
+	var ended []admin.Move
+	err = c.Migrations().AwaitOrders(t.Context(), order, func(m admin.Move) error {
+		ended = append(ended, m)
+		return nil
+	})
+	if err != nil || len(ended) != 1 || ended[0].User != "anna" || ended[0].State != "rolled back" || ended[0].Failed {
+		t.Fatalf("outcome %+v, %v", ended, err)
+	}
+	if b, err := c.Migrations().Batch(t.Context(), order.Batch); err != nil || b.RolledBack != 1 || b.Failed != 0 || b.Moved != 0 {
+		t.Errorf("batch behind the roll-back %+v, %v", b, err)
+	}
 	select {
 	case <-closed:
 	case <-time.After(10 * time.Second):
@@ -209,7 +219,15 @@ func TestFinalise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.await(t, c, order.Batch, "anna", func(m admin.Move) bool { return m.State == "final" })
+	err = c.Migrations().AwaitOrders(t.Context(), order, func(m admin.Move) error {
+		if m.State != "final" {
+			t.Errorf("finalised: %+v", m)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, got := subjects(t, f.login(t, "anna", "secret", nil)); len(got) != 2 || got[2] != "late" {
 		t.Errorf("behind the soak: %v", got)
 	}

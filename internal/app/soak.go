@@ -68,6 +68,15 @@ func (m *migrations) Cutover(_ context.Context, o admin.SoakOrder) (admin.SoakOr
 	return soakOrder(m.engine.Cutover(migrate.BatchID(o.Batch), o.Users))
 }
 
+// AwaitOrders implements admin.Migrations.
+func (m *migrations) AwaitOrders(ctx context.Context, o admin.SoakOrder, fn func(admin.Move) error) error {
+	b, err := m.engine.Summary(migrate.BatchID(o.Batch))
+	if err != nil {
+		return err
+	}
+	return m.engine.AwaitOrders(ctx, b.ID, o.Users, func(u migrate.UserStatus) error { return fn(shownMove(b, &u)) })
+}
+
 func soakOrder(id migrate.BatchID, users []string, err error) (admin.SoakOrder, error) {
 	return admin.SoakOrder{Batch: string(id), Users: users}, err
 }

@@ -307,7 +307,7 @@ func checkMoveGroups(c *Config, r *report) {
 
 // moveStates are those that hooks may name.
 var moveStates = []string{"listed", "checked", "copying", "following", "ready", "holding", "flipped", "soaking", "final", "failed",
-	"paused", "rolled back"}
+	"paused", "rolled back", "waiting for login"}
 
 func checkHooks(c *Config, r *report) {
 	seen := map[string]bool{}
