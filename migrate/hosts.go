@@ -376,6 +376,9 @@ type hostConn struct {
 	cancel context.CancelFunc
 }
 
+// NetConn is the connection below.
+func (c *hostConn) NetConn() net.Conn { return c.Conn }
+
 func (c *hostConn) Read(p []byte) (int, error) {
 	limit := c.place.h.octets
 	if limit == nil {

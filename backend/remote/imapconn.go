@@ -51,7 +51,7 @@ func DialIMAP(ctx context.Context, t Target) (*IMAPConn, error) {
 }
 
 func newIMAPConn(t Target, conn net.Conn) *IMAPConn {
-	l := &link{Conn: conn, timeout: t.timeout()}
+	l := newLink(conn, t.timeout())
 	return &IMAPConn{target: t, link: l, scan: newScanner(l), sent: time.Now()}
 }
 

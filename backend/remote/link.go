@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -13,12 +14,30 @@ import (
 // context can interrupt.
 type link struct {
 	net.Conn
+	raw syscall.RawConn // of the socket; nil: not known
 
 	mu      sync.Mutex
 	timeout time.Duration // per read or write; 0: none
 	until   time.Time     // of the whole exchange; zero: none
 	wrote   time.Time     // the last write that made progress
 	cut     bool          // interrupted: every deadline is in the past
+}
+
+// newLink takes conn over; each read and write has to make progress within timeout.
+func newLink(conn net.Conn, timeout time.Duration) *link {
+	l := &link{Conn: conn, timeout: timeout}
+	for c := conn; c != nil; {
+		if s, ok := c.(syscall.Conn); ok {
+			l.raw, _ = s.SyscallConn()
+			break
+		}
+		w, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = w.NetConn()
+	}
+	return l
 }
 
 // setTimeout bounds each read and write from now on; it returns the bound before.
@@ -56,6 +75,9 @@ func (l *link) Read(p []byte) (int, error) {
 func (l *link) Write(p []byte) (int, error) {
 	l.arm(l.Conn.SetWriteDeadline)
 	n, err := l.Conn.Write(p)
+	if err == nil && l.raw != nil {
+		eager(l.raw)
+	}
 	if n > 0 {
 		l.mu.Lock()
 		l.wrote = time.Now()

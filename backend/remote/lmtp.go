@@ -23,7 +23,7 @@ func DialLMTP(ctx context.Context, t Target) (net.Conn, error) {
 	if m := t.Store.TLSFor(backend.LMTP); m == backend.TLSImplicit || m == backend.TLSNone {
 		return conn, nil
 	}
-	l := &link{Conn: conn, timeout: t.timeout()}
+	l := newLink(conn, t.timeout())
 	defer l.watch(ctx)()
 	greeting, err := lmtpStartTLS(l)
 	if err != nil {

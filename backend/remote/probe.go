@@ -23,7 +23,7 @@ func Probe(ctx context.Context, t Target, p backend.Protocol) error {
 		return err
 	}
 	defer conn.Close()
-	l := &link{Conn: conn, timeout: t.timeout()}
+	l := newLink(conn, t.timeout())
 	defer l.watch(ctx)()
 	text, err := bufio.NewReaderSize(l, 1<<10).ReadSlice('\n')
 	if err != nil {

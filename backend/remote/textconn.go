@@ -42,7 +42,7 @@ func dialText(ctx context.Context, t Target, p backend.Protocol, steps func(*Tex
 	if err != nil {
 		return nil, err
 	}
-	l := &link{Conn: conn, timeout: t.timeout()}
+	l := newLink(conn, t.timeout())
 	c := &TextConn{target: t, protocol: p, link: l, r: bufio.NewReaderSize(l, maxReply)}
 	ctx, cancel := context.WithTimeout(ctx, (4+loginFactor)*t.timeout())
 	defer cancel()
