@@ -25,7 +25,7 @@ node() {
 	shift
 	case $source in
 	cyr*) type=cyrus imap=24343 pop=24310 login="{mode: authzid, user: cyrus, password: seedpass}" ;;
-	far) host=10.99.1.2 ;;
+	far) host=10.99.1.2 lines=24 ;; # the peers open as many as they are told
 	esac
 	case $source in *slow) imap=24501 ;; esac
 	config migrate "proxy, store, migrate" 127.0.0.1:22243 "" "" 127.0.0.1:22210 <<-C
@@ -38,6 +38,7 @@ node() {
 		    address: $host
 		    ports: {imap: $imap, pop3: $pop}
 		    tls: none
+		    connections: $lines
 		    login: $login
 		move_groups: [{name: farm, stores: [old, home]}]
 	C
