@@ -61,12 +61,12 @@ func (a *account) adopt(ctx context.Context, pl *plan, res *pass) error {
 	if len(a.boxes) == 0 || !a.asksIDs() {
 		return nil
 	}
-	if empty, err := a.ids.empty(); empty || err != nil {
-		return a.withoutIDs(err)
-	}
 	grown, total := a.grown(pl)
 	if len(grown) == 0 || a.onHold && total < adoptHeld {
 		return nil
+	}
+	if empty, err := a.ids.empty(); empty || err != nil {
+		return a.withoutIDs(err)
 	}
 	err := a.adoptAll(ctx, grown, res)
 	switch {

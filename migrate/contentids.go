@@ -24,26 +24,27 @@ import (
 // followed. Safe for concurrent use.
 //
 // The file is a sequence of records of idRecord octets: a message with the hash
-// of its id, the number of its mailbox, its UID and the beginning of its digest;
-// or what a number's mailbox is called now. Records that more than speed depends
+// of its id, the number of its mailbox, its UID and the beginning of its digest.
+// A second one, beside it, is of mailboxes: what a number's mailbox is called now,
+// and whether messages were filed there by their ids; it is all that a user costs
+// in whom nothing changed. Records that more than speed depends
 // on are with the kernel, and so outlive this process, before what they tell of
 // is done: that messages are filed by their ids, and that mailboxes change their
 // names.
 type contentIDs struct {
 	path string
 
-	mu      sync.Mutex
-	f       *os.File // nil while closed
-	w       *bufio.Writer
-	size    int64 // octets, buffered ones included
-	lied    bool  // the old store's ids are not to be believed
-	cleared bool  // and what was filed by them is gone
-	loaded  bool
-	names   map[idName]uint32 // the mailboxes' numbers
-	called  map[uint32]idName
-	objects map[uint32]idHash // ids of mailboxes, as far as told
-	filed   map[uint32]bool   // mailboxes that got messages by their ids
-	last    uint32
+	mu       sync.Mutex
+	messages idFile
+	boxes    idFile
+	lied     bool // the old store's ids are not to be believed
+	cleared  bool // and what was filed by them is gone
+	loaded   bool
+	names    map[idName]uint32 // the mailboxes' numbers
+	called   map[uint32]idName
+	objects  map[uint32]idHash // ids of mailboxes, as far as told
+	filed    map[uint32]bool   // mailboxes that got messages by their ids
+	last     uint32
 }
 
 type (
@@ -56,7 +57,7 @@ const (
 	idRecord = 1 + 15 + 4 + 4 + 12
 
 	idFetched = 1 // a message that was read
-	idFiled   = 2 // one that was filed without
+	idFiled   = 2 // one that was filed without; in the file of mailboxes: its mailbox has such
 	idMailbox = 3 // number, and its idName in the place of the digest
 	idLied    = 4
 	idCleared = 5 // what was filed before is gone
@@ -88,37 +89,40 @@ func nameOf(name backend.MailboxName, validity uint32) (n idName) {
 	return n
 }
 
-// open reads what the file says of mailboxes; callers hold mu.
+// boxesFile is the file of mailboxes beside a file of messages.
+func boxesFile(path string) string { return path + ".boxes" }
+
+// open reads what is known of mailboxes; callers hold mu.
 func (c *contentIDs) open() error {
-	if c.f != nil {
+	if c.boxes.f != nil {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(c.path), 0o700); err != nil {
-		return err
+	err := c.boxes.open(boxesFile(c.path))
+	if err == nil && c.boxes.size == 0 { // messages of mailboxes that nobody knows
+		if e := os.Truncate(c.path, 0); !errors.Is(e, fs.ErrNotExist) {
+			err = e
+		}
 	}
-	f, err := os.OpenFile(c.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil && !c.loaded {
+		err = c.load()
+	}
 	if err != nil {
+		_ = c.shut()
+	}
+	return err
+}
+
+// openMessages is open with the file of messages; callers hold mu.
+func (c *contentIDs) openMessages() error {
+	if err := c.open(); err != nil || c.messages.f != nil {
 		return err
 	}
-	c.f, c.w = f, bufio.NewWriterSize(f, 16<<10)
-	if err := c.load(); err != nil {
-		c.shut()
-		return err
-	}
-	return nil
+	return c.messages.open(c.path)
 }
 
 func (c *contentIDs) load() error {
-	st, err := c.f.Stat()
-	if err != nil {
-		return err
-	}
-	c.size = st.Size() - st.Size()%idRecord // a crash may have torn the last one
-	if _, err := c.f.Seek(c.size, io.SeekStart); err != nil || c.loaded {
-		return err
-	}
 	c.names, c.called, c.objects, c.filed = make(map[idName]uint32), make(map[uint32]idName), make(map[uint32]idHash), make(map[uint32]bool)
-	err = c.scan(func(r []byte) {
+	err := c.boxes.scan(func(r []byte) {
 		switch number := binary.BigEndian.Uint32(r[16:]); r[0] {
 		case idMailbox:
 			c.call(number, idName(r[24:32]), idHash(r[1:16]))
@@ -143,12 +147,40 @@ func (c *contentIDs) call(number uint32, name idName, object idHash) {
 	c.last = max(c.last, number)
 }
 
-// scan reads all records; callers hold mu.
-func (c *contentIDs) scan(fn func(record []byte)) error {
-	if err := c.w.Flush(); err != nil {
+// idFile is a file of records. The zero value is closed.
+type idFile struct {
+	f    *os.File // nil while closed
+	w    *bufio.Writer
+	size int64 // octets, buffered ones included
+}
+
+func (i *idFile) open(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	r := bufio.NewReaderSize(io.NewSectionReader(c.f, 0, c.size), 64<<10)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		i.size = st.Size() - st.Size()%idRecord // a crash may have torn the last one
+		_, err = f.Seek(i.size, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	i.f, i.w = f, bufio.NewWriterSize(f, 16<<10)
+	return nil
+}
+
+// scan reads all records.
+func (i *idFile) scan(fn func(record []byte)) error {
+	if err := i.w.Flush(); err != nil {
+		return err
+	}
+	r := bufio.NewReaderSize(io.NewSectionReader(i.f, 0, i.size), int(min(64<<10, i.size)))
 	var record [idRecord]byte
 	for {
 		_, err := io.ReadFull(r, record[:])
@@ -162,19 +194,29 @@ func (c *contentIDs) scan(fn func(record []byte)) error {
 	}
 }
 
-func (c *contentIDs) write(kind byte, id idHash, number uint32, uid imap.UID, rest []byte) error {
+func (i *idFile) write(kind byte, id idHash, number uint32, uid imap.UID, rest []byte) error {
 	var r [idRecord]byte
 	r[0] = kind
 	copy(r[1:], id[:])
 	binary.BigEndian.PutUint32(r[16:], number)
 	binary.BigEndian.PutUint32(r[20:], uint32(uid))
 	copy(r[24:], rest)
-	c.size += idRecord
-	_, err := c.w.Write(r[:])
+	i.size += idRecord
+	_, err := i.w.Write(r[:])
 	return err
 }
 
-// number is that of a mailbox, a new one for a new mailbox; callers hold mu.
+func (i *idFile) shut() error {
+	if i.f == nil {
+		return nil
+	}
+	err := errors.Join(i.w.Flush(), i.f.Close())
+	*i = idFile{}
+	return err
+}
+
+// number is that of a mailbox, a new one for a new mailbox; its record is with the
+// kernel before any of a message. Callers hold mu.
 func (c *contentIDs) number(name idName, object idHash) (uint32, error) {
 	n, ok := c.names[name]
 	if ok && (object == idHash{} || c.objects[n] == object) {
@@ -184,7 +226,7 @@ func (c *contentIDs) number(name idName, object idHash) (uint32, error) {
 		n = c.last + 1
 	}
 	c.call(n, name, object)
-	return n, c.write(idMailbox, object, n, 0, name[:])
+	return n, errors.Join(c.boxes.write(idMailbox, object, n, 0, name[:]), c.boxes.w.Flush())
 }
 
 // add files a message of a mailbox that was read under its id. The zero id adds
@@ -195,14 +237,14 @@ func (c *contentIDs) add(box idName, id idHash, uid imap.UID, digest [32]byte) e
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.open(); err != nil {
+	if err := c.openMessages(); err != nil {
 		return err
 	}
 	n, err := c.number(box, idHash{})
 	if err != nil {
 		return err
 	}
-	return c.write(idFetched, id, n, uid, digest[:len(idDigest{})])
+	return c.messages.write(idFetched, id, n, uid, digest[:len(idDigest{})])
 }
 
 // filing is one message that is to be filed by its id.
@@ -216,20 +258,25 @@ type filing struct {
 func (c *contentIDs) filing(box idName, list []filing) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.open(); err != nil {
+	if err := c.openMessages(); err != nil {
 		return err
 	}
 	n, err := c.number(box, idHash{})
 	if err != nil {
 		return err
 	}
-	c.filed[n] = true
-	for _, f := range list {
-		if err := c.write(idFiled, f.id, n, f.uid, f.digest[:len(idDigest{})]); err != nil {
+	if !c.filed[n] {
+		c.filed[n] = true
+		if err := errors.Join(c.boxes.write(idFiled, idHash{}, n, 0, nil), c.boxes.w.Flush()); err != nil {
 			return err
 		}
 	}
-	return c.w.Flush()
+	for _, f := range list {
+		if err := c.messages.write(idFiled, f.id, n, f.uid, f.digest[:len(idDigest{})]); err != nil {
+			return err
+		}
+	}
+	return c.messages.w.Flush()
 }
 
 // hasFiled reports whether a mailbox may hold messages that were filed by their
@@ -281,7 +328,7 @@ func (c *contentIDs) note(box idName, object idHash) error {
 	if _, err := c.number(box, object); err != nil {
 		return err
 	}
-	return c.w.Flush()
+	return c.boxes.w.Flush()
 }
 
 // idMove is the new name of a mailbox, and the id that it keeps.
@@ -303,7 +350,7 @@ func (c *contentIDs) renaming(moves map[idName]idMove) error {
 		for _, name := range []idName{from, m.to} {
 			if k, ok := c.names[name]; ok {
 				c.call(k, name, idHash{})
-				if err := c.write(idMailbox, idHash{}, k, 0, name[:]); err != nil {
+				if err := c.boxes.write(idMailbox, idHash{}, k, 0, name[:]); err != nil {
 					return err
 				}
 			}
@@ -316,17 +363,17 @@ func (c *contentIDs) renaming(moves map[idName]idMove) error {
 			}
 		}
 	}
-	return c.w.Flush()
+	return c.boxes.w.Flush()
 }
 
 // mark writes what is to be known of a number's mailbox without any of its
 // messages.
 func (c *contentIDs) mark(n uint32) error {
 	name := c.called[n]
-	if err := c.write(idMailbox, c.objects[n], n, 0, name[:]); err != nil || !c.filed[n] {
+	if err := c.boxes.write(idMailbox, c.objects[n], n, 0, name[:]); err != nil || !c.filed[n] {
 		return err
 	}
-	return c.write(idFiled, idHash{}, n, 0, nil)
+	return c.boxes.write(idFiled, idHash{}, n, 0, nil)
 }
 
 // rename gives mailboxes other names, all at once.
@@ -344,21 +391,21 @@ func (c *contentIDs) rename(moves map[idName]idMove) error {
 	}
 	for n, m := range numbers {
 		c.call(n, m.to, m.object)
-		if err := c.write(idMailbox, m.object, n, 0, m.to[:]); err != nil {
+		if err := c.boxes.write(idMailbox, m.object, n, 0, m.to[:]); err != nil {
 			return err
 		}
 	}
-	return c.w.Flush()
+	return c.boxes.w.Flush()
 }
 
 // find calls fn for what is known of the ids that want names, the oldest first.
 func (c *contentIDs) find(want func(idHash) bool, fn func(idHash, idPlace)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.open(); err != nil {
+	if err := c.openMessages(); err != nil {
 		return err
 	}
-	return c.scan(func(r []byte) {
+	return c.messages.scan(func(r []byte) {
 		if r[0] != idFetched && r[0] != idFiled {
 			return
 		}
@@ -374,10 +421,10 @@ func (c *contentIDs) find(want func(idHash) bool, fn func(idHash, idPlace)) erro
 func (c *contentIDs) empty() (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.open(); err != nil {
+	if err := c.openMessages(); err != nil {
 		return true, err
 	}
-	return c.size == 0 || c.lied, nil
+	return c.messages.size == 0 || c.lied, nil
 }
 
 // distrust ends the use of the ids for good. What was filed by them is to be
@@ -389,10 +436,10 @@ func (c *contentIDs) distrust() error {
 		return err
 	}
 	c.lied = true
-	if err := c.write(idLied, idHash{}, 0, 0, nil); err != nil {
+	if err := c.boxes.write(idLied, idHash{}, 0, 0, nil); err != nil {
 		return err
 	}
-	return c.w.Flush()
+	return c.boxes.w.Flush()
 }
 
 // doubtful names the mailboxes that are to be dropped, for messages in them were
@@ -418,43 +465,26 @@ func (c *contentIDs) dropped() error {
 		return err
 	}
 	c.cleared = true
-	if err := c.write(idCleared, idHash{}, 0, 0, nil); err != nil {
+	if err := c.boxes.write(idCleared, idHash{}, 0, 0, nil); err != nil {
 		return err
 	}
-	return c.w.Flush()
+	return c.boxes.w.Flush()
 }
 
-// trim forgets the messages when the file has grown far beyond the account, and
-// no mailbox.
+// trim forgets the messages when their file has grown far beyond the account.
 func (c *contentIDs) trim(messages int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.f == nil || c.lied || c.size/idRecord < 4*int64(messages)+100_000 {
+	if c.messages.f == nil || c.lied || c.messages.size/idRecord < 4*int64(messages)+100_000 {
 		return nil
 	}
-	if err := c.shut(); err != nil {
+	if err := c.messages.shut(); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(c.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	c.f, c.w, c.size = f, bufio.NewWriterSize(f, 16<<10), 0
-	for _, named := range []bool{false, true} { // who has a name takes it last
-		for n, name := range c.called {
-			if (c.names[name] == n) == named && (named || c.filed[n]) {
-				err = errors.Join(err, c.mark(n))
-			}
-		}
-	}
-	if err = errors.Join(err, c.shut()); err == nil {
-		err = os.Rename(c.path+".new", c.path)
-	}
-	c.loaded = false
-	return err
+	return os.Truncate(c.path, 0)
 }
 
-// close flushes and closes the file; the next use opens it again.
+// close flushes and closes the files; the next use opens them again.
 func (c *contentIDs) close() error {
 	if c == nil {
 		return nil
@@ -464,16 +494,9 @@ func (c *contentIDs) close() error {
 	return c.shut()
 }
 
-func (c *contentIDs) shut() error {
-	if c.f == nil {
-		return nil
-	}
-	err := errors.Join(c.w.Flush(), c.f.Close())
-	c.f, c.w = nil, nil
-	return err
-}
+func (c *contentIDs) shut() error { return errors.Join(c.boxes.shut(), c.messages.shut()) }
 
-// remove deletes the file of an account that needs it no more.
+// remove deletes the files of an account that needs it no more.
 func (c *contentIDs) remove() error {
 	if c == nil {
 		return nil
@@ -481,10 +504,10 @@ func (c *contentIDs) remove() error {
 	return errors.Join(c.close(), removeIDs(c.path))
 }
 
-// removeIDs deletes a file of ids, if there is one.
+// removeIDs deletes a file of ids and that of their mailboxes, if there are any.
 func removeIDs(path string) error {
 	var all error
-	for _, p := range []string{path, path + ".new"} {
+	for _, p := range []string{path, boxesFile(path)} {
 		if err := os.Remove(p); !errors.Is(err, fs.ErrNotExist) {
 			all = errors.Join(all, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -134,11 +135,11 @@ func TestKillsAroundRenames(t *testing.T) {
 		<-ended
 	}
 	f.own = serveIMAP(t, storeIn(t, k.Store))
-	files, err := filepath.Glob(filepath.Join(k.Engine, idsDir, "*"))
+	files, err := filepath.Glob(boxesFile(filepath.Join(k.Engine, idsDir, "*")))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("files of ids: %v, %v", files, err)
 	}
-	f.ids = files[0]
+	f.ids = strings.TrimSuffix(files[0], boxesFile(""))
 	f.open()
 	synced(t, f.a)
 	f.judged()
