@@ -17,6 +17,7 @@ type batch struct {
 	spec    BatchSpec // read-only
 	journal *journal
 	routes  *routeTable
+	log     *slog.Logger
 
 	mu      sync.Mutex
 	moves   map[string]Move         // guarded by mu
@@ -28,6 +29,8 @@ type batch struct {
 	halt    string                  // why it paused itself; guarded by mu
 	failed0 []string                // failed before this process, and count for the rule to stop at; guarded by mu
 	stopped bool                    // guarded by mu
+	secrets bool                    // passwords are on the disk; guarded by mu
+	again   map[string]bool         // who go on where they are when the journal takes lines again; guarded by mu
 	ordered map[string]bool         // users who may be flipped, where an order is needed; guarded by mu
 	ended   bool                    // no worker is left; guarded by mu
 	counts  map[State]int           // guarded by mu
@@ -73,16 +76,19 @@ func (t *routeTable) get(user string) (savedRoute, bool) {
 	return r, ok
 }
 
-func newBatch(spec BatchSpec, j *journal) *batch {
-	b := &batch{spec: spec, journal: j, routes: &routeTable{m: make(map[string]savedRoute)},
+func newBatch(spec BatchSpec, j *journal, log *slog.Logger) *batch {
+	b := &batch{spec: spec, journal: j, log: log, routes: &routeTable{m: make(map[string]savedRoute)},
 		moves: make(map[string]Move, len(spec.Users)), status: make(map[string]*progressLog, len(spec.Users)), wake: make(chan struct{}),
-		ordered: map[string]bool{}, counts: map[State]int{}, atWork: map[string]*progressLog{}, dirty: map[int]map[string]bool{}}
+		ordered: map[string]bool{}, again: map[string]bool{}, counts: map[State]int{}, atWork: map[string]*progressLog{}, dirty: map[int]map[string]bool{}}
 	logs := make([]progressLog, len(spec.Users))
 	for i, u := range spec.Users {
 		b.moves[u] = spec.newMove()
 		b.status[u] = &logs[i]
 	}
 	b.counts[Listed] = len(spec.Users)
+	for _, o := range spec.Each {
+		b.secrets = b.secrets || o.Password != ""
+	}
 	return b
 }
 
@@ -204,11 +210,12 @@ func (b *batch) changed() {
 func (b *batch) requeue(user string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if m := b.moves[user]; m.Done() || b.stopped || m.held() {
+	if m := b.moves[user]; m.Done() || b.stopped || m.held() && !b.again[user] {
 		b.endedLocked(user)
 	} else {
 		b.queue.back(user)
 	}
+	delete(b.again, user)
 	b.changed()
 }
 
@@ -226,10 +233,37 @@ func (b *batch) finished(user string) {
 		b.queue.sleep(user)
 	case m.State == Ready && !m.Done() && b.status[user].err == "":
 		b.queue.park(user)
+	case b.again[user] && !m.Done():
+		b.queue.back(user)
 	default:
 		b.endedLocked(user)
 	}
+	delete(b.again, user)
 	b.changed()
+}
+
+// unwritten pauses the batch because its journal does not take a change of a user:
+// most likely the disk is full. What is known is in memory, and a later line says
+// all that the missing one did.
+func (b *batch) unwritten(user string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.again[user] = true
+	b.pauseLocked(err)
+}
+
+// pauseFor pauses the batch until an operator says that it may go on.
+func (b *batch) pauseFor(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pauseLocked(err)
+	b.changed()
+}
+
+func (b *batch) pauseLocked(err error) {
+	if !b.stopped {
+		b.paused, b.halt = true, err.Error()
+	}
 }
 
 // endedLocked counts a user who needs nothing more, and halts the batch when too
@@ -396,22 +430,17 @@ func (b *batch) complete() bool {
 
 // end closes the journal, compacted when the batch is finished; nobody works on
 // the batch any more.
-func (b *batch) end(log *slog.Logger) {
+func (b *batch) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = true
 	if b.complete() {
 		if err := b.journal.compact(&b.spec, b.moves, func(u string) figures { return b.status[u].figures() }, b.routes, b.stopped); err != nil {
-			log.Warn("journal not compacted", "batch", b.spec.ID, "error", err)
-		}
-		if (b.counts[Failed] == 0 || b.stopped) && b.counts[Soaking] == 0 { // a retry needs them, and so does a soak
-			if err := forgetSecrets(b.journal.dir); err != nil {
-				log.Error("passwords of a batch are left on the disk", "batch", b.spec.ID, "error", err)
-			}
+			b.log.Warn("journal not compacted", "batch", b.spec.ID, "error", err)
 		}
 	}
 	if err := b.journal.park(b.complete()); err != nil {
-		log.Error("the end of a batch is not in its journal", "batch", b.spec.ID, "error", err)
+		b.log.Error("the end of a batch is not in its journal", "batch", b.spec.ID, "error", err)
 	}
 	b.changed()
 }
@@ -466,7 +495,8 @@ func (b *batch) summary() *BatchStatus {
 
 func (b *batch) summaryLocked() *BatchStatus {
 	st := &BatchStatus{ID: b.spec.ID, From: b.spec.From, To: b.spec.To, Until: b.spec.until(), Paused: b.paused, Stopped: b.stopped, Finished: b.ended,
-		Counts: make(map[State]int), Waits: b.halt, Total: len(b.spec.Users), Running: len(b.atWork)}
+		Counts: make(map[State]int), Waits: b.halt, Total: len(b.spec.Users), Running: len(b.atWork),
+		Passwords: b.secrets && b.ended}
 	for s, n := range b.counts {
 		if n > 0 {
 			st.Counts[s] = n

@@ -215,7 +215,7 @@ func TestCapturedBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 		store := &backend.Store{Name: "old", Login: backend.Login{Capture: time.Hour}}
-		b := newBatch(BatchSpec{ID: "b"}, nil)
+		b := newBatch(BatchSpec{ID: "b"}, nil, nil)
 		c.ask("anna", "old", b, "anna")
 		c.put(store, "anna", backend.Secret(strings.Repeat("x", maxCapturedSize+1)))
 		if c.has("anna") {

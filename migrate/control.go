@@ -219,7 +219,7 @@ func (e *Engine) Continue(id BatchID) error {
 		if err != nil {
 			return err
 		}
-		b = newBatch(r.spec, j)
+		b = newBatch(r.spec, j, e.log)
 		b.restore(r)
 		if err := e.relaunch(b); err != nil {
 			return err
@@ -247,8 +247,26 @@ func (e *Engine) relaunch(b *batch) error {
 }
 
 // Stop ends a batch for good: copies are cut off, holds that run are finished,
-// users who are not flipped stay where they are.
-func (e *Engine) Stop(id BatchID) error { return e.order(id, orderStop) }
+// users who are not flipped stay where they are. A finished batch whose passwords
+// are kept for a retry or a cutover forgets them.
+func (e *Engine) Stop(id BatchID) error {
+	b, err := e.batch(id)
+	if err != nil {
+		return err
+	}
+	if b.active() || !b.summary().Passwords {
+		return e.order(id, orderStop)
+	}
+	if err := b.journal.order(record{Order: orderStop, Time: time.Now().UTC()}); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.stopped = true
+	b.changed()
+	b.mu.Unlock()
+	e.sweepSecrets()
+	return nil
+}
 
 func (e *Engine) order(id BatchID, order string) error {
 	b, err := e.batch(id)

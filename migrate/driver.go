@@ -89,7 +89,10 @@ func (d *driver) run(ctx context.Context, enough func(Move) bool) error {
 		switch err := d.become(next); {
 		case err == nil:
 		case refusable(acts):
-			// What may not be begun without a record is not begun.
+			// What may not be begun without a record is not begun, and nothing else soon.
+			if d.b.journal.usable() {
+				d.b.pauseFor(err)
+			}
 			next, acts = next.Next(Event{Kind: EvFailed, Reason: err.Error()})
 			d.move = next
 		case next.State == Holding:
@@ -147,7 +150,7 @@ func (d *driver) become(m Move) error {
 	}
 	d.b.show(d.user, m)
 	if err := d.b.journal.moved(d.user, m, d.copied(m), time.Now(), was.repeatable() && m.repeatable()); err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return &journalError{err}
 	}
 	if was.State != m.State {
 		d.e.stateChanged(d.b, d.user, was.State, m.State)
@@ -157,6 +160,12 @@ func (d *driver) become(m Move) error {
 	}
 	return nil
 }
+
+// journalError: a change is not in the journal.
+type journalError struct{ err error }
+
+func (e *journalError) Error() string { return "the journal cannot be written: " + e.err.Error() }
+func (e *journalError) Unwrap() error { return e.err }
 
 // copied is what the journal keeps of a move that is done.
 func (d *driver) copied(m Move) (f figures) {

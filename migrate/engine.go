@@ -151,7 +151,7 @@ func (e *Engine) Start(ctx context.Context, spec BatchSpec) (BatchID, error) {
 	if err != nil {
 		return "", fmt.Errorf("journal of batch %s: %w", spec.ID, err)
 	}
-	b := newBatch(spec, j)
+	b := newBatch(spec, j, e.log)
 	if err := e.launch(b); err != nil {
 		return "", err
 	}
@@ -301,12 +301,17 @@ func (e *Engine) Resume(ctx context.Context) error {
 			continue
 		}
 		j, r, e2 := openJournal(e.dir(id))
+		if errors.Is(e2, errNotBegun) {
+			e.log.Warn("a batch had not begun when the process ended", "batch", id)
+			err = errors.Join(err, removeNotBegun(e.dir(id)))
+			continue
+		}
 		if e2 != nil {
 			e.log.Error("batch cannot be read", "batch", id, "error", e2)
 			err = errors.Join(err, e2)
 			continue
 		}
-		b := newBatch(r.spec, j)
+		b := newBatch(r.spec, j, e.log)
 		b.restore(r)
 		if e2 := e.launch(b); e2 != nil {
 			return e2
@@ -321,7 +326,8 @@ func (e *Engine) Resume(ctx context.Context) error {
 // work runs the batch's users, Parallel at a time. Users who were on hold when
 // the process died come first and beside that number: they wait for it.
 func (e *Engine) work(ctx context.Context, b *batch) {
-	defer b.end(e.log)
+	defer e.sweepSecrets()
+	defer b.end()
 	defer e.leases.leaveAll(b.spec.ID)
 	defer e.captured.leaveAll(b)
 	hot := newFollowers(ctx)
@@ -375,7 +381,11 @@ func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(M
 	defer b.running(d.user, false)
 	if err := d.run(ctx, enough); err != nil && ctx.Err() == nil {
 		d.log.Error("move ended", "state", d.move.State, "error", err)
-		b.broken(d.user, err)
+		if unwritten := (*journalError)(nil); errors.As(err, &unwritten) && b.journal.usable() {
+			b.unwritten(d.user, unwritten)
+		} else {
+			b.broken(d.user, err)
+		}
 	}
 	if d.move.Done() {
 		e.leases.leave(d.route.entry.User, d.lease())

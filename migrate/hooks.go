@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"mailferry/backend"
@@ -159,15 +160,27 @@ func (r *hookRunner) attempt(ctx context.Context, ev HookEvent, body []byte) (ag
 func (r *hookRunner) command(ctx context.Context, ev HookEvent, body []byte) error {
 	cmd := exec.CommandContext(ctx, r.hook.Command[0], r.hook.Command[1:]...)
 	cmd.Stdin = bytes.NewReader(body)
-	cmd.Env = append(os.Environ(), hookEnv(ev)...)
-	cmd.WaitDelay = time.Second // grandchildren may hold its output open
+	// The node's own settings may be in its environment, passwords among them.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, hookPrefix) })
+	cmd.Env = append(cmd.Env, hookEnv(ev)...)
+	// What it started ends with it when its time is over.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second // what it left in the background may hold its output open
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out.b)))
+	err := cmd.Run()
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // it was done, and well
+		return nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("it took longer than %v: %w", r.hook.Timeout, err)
 	}
-	return nil
+	return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out.b)))
 }
+
+// hookPrefix begins the names of all variables of ours.
+const hookPrefix = "MAILFERRY_"
 
 func hookEnv(ev HookEvent) []string {
 	return []string{"MAILFERRY_BATCH=" + string(ev.Batch), "MAILFERRY_USER=" + ev.User, "MAILFERRY_WAS=" + ev.Was.String(),
@@ -190,7 +203,7 @@ func (t *tail) Write(p []byte) (int, error) {
 func (r *hookRunner) post(ctx context.Context, ev HookEvent, body []byte) (again bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.hook.URL, bytes.NewReader(body))
 	if err != nil {
-		return false, err
+		return false, errors.New("the hook's url is no address") // which may hold a secret
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Mailferry-Event", ev.ID)

@@ -2,12 +2,14 @@ package migrate
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -81,6 +83,51 @@ func TestEngineTellsHooks(t *testing.T) {
 	}
 	if results["web told"] != 12 || results["script told"] != 2 || results["stuck told"] > 0 || results["other told"] > 0 {
 		t.Errorf("results %v", results)
+	}
+}
+
+// A command that hangs is killed with all that it started, and tried again; one that
+// leaves something in the background has done its part. None sees the node's settings.
+func TestHookCommands(t *testing.T) {
+	t.Setenv("MAILFERRY_STORES_OLD_PASSWORD", "s3cret")
+	t.Setenv("LIKE_ANY_OTHER", "kept")
+	dir := t.TempDir()
+	var log strings.Builder
+	results := map[string]int{}
+	tell := func(script string) {
+		h := newHookRunner(Hook{Name: "h", Command: []string{"/bin/sh", "-c", "cd " + dir + "\n" + script}, Timeout: 300 * time.Millisecond},
+			slog.New(slog.NewTextHandler(&log, nil)), func(_, result string) { results[result]++ }, time.Millisecond)
+		h.tell(t.Context(), HookEvent{User: "anna", State: Final})
+	}
+	lines := func(name string) []string {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(text))
+	}
+	tell(`sh -c 'echo $$ >> pids; sleep 1000'; true`)
+	pids := lines("pids")
+	for _, pid := range pids {
+		n, err := strconv.Atoi(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Whoever adopts the orphan may not have reaped it: then it is a zombie.
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n)); err == nil && !strings.Contains(string(stat), ") Z ") {
+			t.Errorf("a process of a hook that hung is left: %s", stat)
+		}
+	}
+	if len(pids) != hookAttempts || results["failed"] != 1 || !strings.Contains(log.String(), "it took longer than 300ms") {
+		t.Errorf("%d attempts, %v\n%s", len(pids), results, log.String())
+	}
+	tell(`echo once >> runs; sleep 3 & env > env`)
+	if got := lines("runs"); len(got) != 1 || results["told"] != 1 {
+		t.Errorf("ran %d times, %v", len(got), results)
+	}
+	env := strings.Join(lines("env"), "\n")
+	if strings.Contains(env, "s3cret") || !strings.Contains(env, "LIKE_ANY_OTHER=kept") || !strings.Contains(env, "MAILFERRY_USER=anna") {
+		t.Errorf("environment:\n%s", env)
 	}
 }
 

@@ -29,14 +29,23 @@ type journal struct {
 	syncing sync.Mutex
 
 	mu sync.Mutex
-	f  *os.File // nil when it is closed; guarded by mu
+	f  journalFile // nil when it is closed; guarded by mu
+	// size is where the last whole line ends; guarded by mu
+	size int64
 	// parked: the batch is finished, and a line may come now and then; guarded by mu
 	parked bool
-	err    error // why it could not be written; guarded by mu
+	err    error // why it can never be written again; guarded by mu
 	// Lines written, and those of them that are durable; guarded by mu.
 	written, synced uint64
 
 	fresh bool // the directory is not durable yet; guarded by syncing
+}
+
+// journalFile is what a journal needs of its file, opened for appending.
+type journalFile interface {
+	io.WriteCloser
+	Sync() error
+	Truncate(size int64) error
 }
 
 // record is one line. Exactly one of its parts is set.
@@ -70,15 +79,24 @@ type replayed struct {
 
 const journalName = "journal"
 
-// createJournal begins a batch. It fails when the batch exists. What it wrote is
-// durable when begun has returned.
-func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error) {
+// errNotBegun is a batch whose beginning was cut off before it was in its journal:
+// nobody was told of it.
+var errNotBegun = errors.New("no batch in it")
+
+// createJournal begins a batch. It fails when the batch exists; what fails
+// otherwise leaves nothing. What it wrote is durable when begun has returned.
+func createJournal(dir string, spec *BatchSpec, now time.Time) (j *journal, err error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeNotBegun(dir))
+		}
+	}()
 	if err := writeSecrets(dir, spec); err != nil {
 		return nil, err
 	}
@@ -86,7 +104,7 @@ func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error)
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{dir: dir, f: f, fresh: true}
+	j = &journal{dir: dir, f: f, fresh: true}
 	if err := j.note(record{Time: now, Batch: spec}); err != nil {
 		j.close()
 		return nil, err
@@ -94,12 +112,26 @@ func createJournal(dir string, spec *BatchSpec, now time.Time) (*journal, error)
 	return j, nil
 }
 
+// removeNotBegun removes a batch that was not begun; what does not belong to one
+// stays.
+func removeNotBegun(dir string) error {
+	for _, name := range []string{secretsName, journalName, ""} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // begun returns when the first line is durable.
 func (j *journal) begun() error { return j.durable(1) }
 
 // openJournal reads a batch and goes on behind its last whole line.
 func openJournal(dir string) (*journal, *replayed, error) {
-	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_RDWR|os.O_APPEND, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("journal of %s: %w", filepath.Base(dir), errNotBegun)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -108,16 +140,13 @@ func openJournal(dir string) (*journal, *replayed, error) {
 		err = f.Truncate(size)
 	}
 	if err == nil {
-		_, err = f.Seek(size, io.SeekStart)
-	}
-	if err == nil {
 		err = readSecrets(dir, &r.spec)
 	}
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("journal of %s: %w", filepath.Base(dir), err)
 	}
-	return &journal{dir: dir, f: f}, r, nil
+	return &journal{dir: dir, f: f, size: size}, r, nil
 }
 
 // replay reads whole lines; size is where they end. Only the last may be torn:
@@ -146,10 +175,15 @@ func replay(r io.Reader) (*replayed, int64, error) {
 		out.apply(&rec)
 		size += int64(len(line))
 	}
-	if out.spec.ID == "" {
-		return nil, 0, errors.New("no batch in it")
+	switch {
+	case out.spec.ID != "":
+		return out, size, nil
+	case size == 0 && bad == nil:
+		return nil, 0, errNotBegun
+	case bad == nil:
+		bad = errors.New("it does not begin with a batch")
 	}
-	return out, size, nil
+	return nil, 0, bad
 }
 
 func (r *replayed) apply(rec *record) {
@@ -232,17 +266,26 @@ func (j *journal) add(rec record) (n uint64, err error) {
 	defer j.mu.Unlock()
 	parked := j.f == nil && j.parked
 	if parked {
-		if j.f, err = os.OpenFile(filepath.Join(j.dir, journalName), os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
+		f, err := os.OpenFile(filepath.Join(j.dir, journalName), os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
 			return 0, err
 		}
+		j.f = f
 	}
 	if j.f == nil {
 		return 0, j.closed()
 	}
 	if _, err = j.f.Write(line); err != nil {
-		j.broke(err)
+		// Half a line may be there. Without it the journal is as it was: the disk may
+		// have room again later.
+		if e2 := j.f.Truncate(j.size); e2 != nil {
+			j.broke(errors.Join(err, e2))
+		} else if parked {
+			j.shut()
+		}
 		return 0, err
 	}
+	j.size += int64(len(line))
 	j.written++
 	if parked {
 		j.shut()
@@ -277,7 +320,7 @@ func (j *journal) durable(n uint64) error {
 }
 
 // sync makes f durable, with its place at the first time; callers hold syncing.
-func (j *journal) sync(f *os.File) error {
+func (j *journal) sync(f journalFile) error {
 	err := f.Sync()
 	if err == nil && j.fresh {
 		err = errors.Join(syncDir(j.dir), syncDir(filepath.Dir(j.dir)))
@@ -315,6 +358,13 @@ func (j *journal) shut() {
 	j.f = nil
 }
 
+// usable reports that another line may be taken some time.
+func (j *journal) usable() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.err == nil && (j.f != nil || j.parked)
+}
+
 // compact replaces the journal of a finished batch by one that says where each
 // user ended, in a line for the move and one for the route. A crash leaves the
 // one or the other; what is written next follows in the new one. A journal that is
@@ -328,10 +378,6 @@ func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(us
 		return nil
 	}
 	path := filepath.Join(j.dir, journalName)
-	old, err := j.f.Stat()
-	if err != nil {
-		return err
-	}
 	now := time.Now().UTC().Truncate(time.Second)
 	records := []record{{Time: now, Batch: spec}}
 	for _, u := range spec.Users {
@@ -353,11 +399,11 @@ func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(us
 		}
 		b.Write(append(line, '\n'))
 	}
-	if 2*int64(b.Len()) >= old.Size() {
+	if 2*int64(b.Len()) >= j.size {
 		return nil
 	}
 	if err := writeSynced(path+".new", b.Bytes()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(path+".new"))
 	}
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -368,7 +414,7 @@ func (j *journal) compact(spec *BatchSpec, moves map[string]Move, copied func(us
 		return err
 	}
 	j.f.Close()
-	j.f, j.fresh = f, true // the name is not durable yet
+	j.f, j.size, j.fresh = f, int64(b.Len()), true // the name is not durable yet
 	if err := j.sync(f); err != nil {
 		j.broke(err)
 		return err

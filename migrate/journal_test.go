@@ -2,11 +2,14 @@ package migrate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -185,5 +188,137 @@ func TestJournalLineBehindCompact(t *testing.T) {
 	again.close()
 	if r.moves["anna"].State != RolledBack || r.moves["bob"].Reason != "parked" {
 		t.Errorf("%+v", r.moves)
+	}
+}
+
+// fullFile is the file of a journal on a disk that is full while full is set: half a
+// line still fits.
+type fullFile struct {
+	journalFile
+	full *atomic.Bool
+}
+
+func (f fullFile) Write(p []byte) (int, error) {
+	if !f.full.Load() {
+		return f.journalFile.Write(p)
+	}
+	n, _ := f.journalFile.Write(p[:len(p)/2])
+	return n, syscall.ENOSPC
+}
+
+func (j *journal) onDisk(full *atomic.Bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.f = fullFile{j.f, full}
+}
+
+// A line that the disk has no room for is refused whole, and the next one is taken
+// when there is room.
+func TestJournalOnAFullDisk(t *testing.T) {
+	dir, j := testJournal(t)
+	var full atomic.Bool
+	j.onDisk(&full)
+	for n := range uint64(6) {
+		full.Store(n%2 == 1)
+		if err := j.move("anna", Move{State: Copying, Base: n}, time.Now()); (err != nil) != full.Load() || err != nil && !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("line %d: %v", n, err)
+		}
+		if !j.usable() {
+			t.Fatal("the journal is given up")
+		}
+	}
+	j.close()
+	again, r, err := openJournal(dir)
+	if err != nil || r.moves["anna"].Base != 4 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	again.close()
+	text, _ := os.ReadFile(filepath.Join(dir, journalName))
+	if n := strings.Count(string(text), "\n"); n != 4 {
+		t.Errorf("%d lines:\n%s", n, text)
+	}
+}
+
+// A batch whose journal has no room pauses, says why, fails nobody, and goes on when
+// it is told to and there is room.
+func TestBatchOnAFullDisk(t *testing.T) {
+	for _, at := range []string{"open", "activate", "swap"} {
+		t.Run(at, func(t *testing.T) {
+			r := newRig(t, 3, 10)
+			var full atomic.Bool
+			var e *Engine
+			var once sync.Once
+			begun := make(chan struct{})
+			fill := func(op string) error {
+				if op == at {
+					<-begun
+					once.Do(func() { full.Store(true) })
+				}
+				return nil
+			}
+			r.target.fail, r.places.fail = fill, fill
+			e = r.engine(t)
+			id := start(t, e, BatchSpec{Users: r.users(), Parallel: 2})
+			e.loaded(id).journal.onDisk(&full)
+			close(begun)
+			st := until(t, e, id, func(st *BatchStatus) bool { return st.Paused && running(st) == 0 })
+			if !strings.Contains(st.Waits, "the journal cannot be written") || !strings.Contains(st.Waits, "no space left") || st.Counts[Failed] > 0 || st.Finished {
+				t.Errorf("on a full disk: %+v", st)
+			}
+			if err := e.Continue(id); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("goes on without room: %v", err)
+			}
+			full.Store(false)
+			if err := e.Continue(id); err != nil {
+				t.Fatal(err)
+			}
+			if st := wait(t, e, id); st.Counts[Final] != 3 {
+				t.Errorf("%+v", st)
+			}
+			r.complete(t)
+		})
+	}
+}
+
+// A batch whose beginning was cut off leaves nothing behind, passwords least of all.
+func TestBatchThatHadNotBegun(t *testing.T) {
+	r := newRig(t, 1, 1)
+	for name, text := range map[string]string{"none": "", "torn": `{"time":"2026-01-0`} {
+		dir := filepath.Join(r.opt.Dir, name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, secretsName), []byte(`{"u00":"s3cret"}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if text != "" {
+			if err := os.WriteFile(filepath.Join(dir, journalName), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	damaged := filepath.Join(r.opt.Dir, "damaged")
+	if err := os.MkdirAll(damaged, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(damaged, journalName), []byte("rubbish\n{}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := r.engine(t)
+	if err := e.Resume(t.Context()); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("a damaged journal: %v", err)
+	}
+	entries, err := os.ReadDir(r.opt.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, x := range entries {
+		if x.IsDir() {
+			left = append(left, x.Name())
+		}
+	}
+	if len(left) != 1 || left[0] != "damaged" {
+		t.Errorf("left: %v", left)
 	}
 }

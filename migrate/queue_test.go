@@ -121,7 +121,7 @@ func TestBatchWaitsForItsWindow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := newBatch(BatchSpec{ID: "b", Users: []string{"anna"}, Window: w}, nil)
+		b := newBatch(BatchSpec{ID: "b", Users: []string{"anna"}, Window: w}, nil, nil)
 		b.begin(func(error) {})
 		u, flip, ok := b.next(t.Context())
 		if u != "anna" || flip || !ok || time.Since(now) != 22*time.Hour {
@@ -306,5 +306,67 @@ func TestEngineUsesTheUsersPasswords(t *testing.T) {
 	e.Close()
 	if _, err := os.Stat(filepath.Join(b.journal.dir, secretsName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("passwords are left: %v", err)
+	}
+}
+
+// Passwords of users who were copied are kept for their cutover, also over a restart,
+// and go when they have moved, or when the batch is stopped.
+func TestPasswordsOfACopy(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		r := newRig(t, 2, 2)
+		r.src.store.Login = backend.Login{Mode: backend.LoginUser}
+		r.src.passwords = map[string]string{"u00": "s3cret", "u01": "other s3cret"}
+		e := r.engine(t)
+		id := start(t, e, BatchSpec{Users: r.users(), CopyOnly: true, Each: map[string]UserOptions{
+			"u00": {Password: "s3cret"}, "u01": {Password: "other s3cret"}}})
+		wait(t, e, id)
+		dir := e.loaded(id).journal.dir
+		kept := func() bool {
+			_, err := os.Stat(filepath.Join(dir, secretsName))
+			return err == nil
+		}
+		restart := func() {
+			e.Close()
+			e = r.engine(t)
+			if err := e.Resume(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, e, id)
+		}
+		restart()
+		if st, _ := e.Status(id); !st.Passwords || !kept() {
+			t.Fatalf("passwords are gone: %+v", st)
+		}
+		if stop {
+			if err := e.Stop(id); err != nil || kept() {
+				t.Errorf("%v, kept %v", err, kept())
+			}
+			if st, _ := e.Status(id); st.Passwords {
+				t.Errorf("%+v", st)
+			}
+			if err := e.Stop(id); !backend.IsKind(err, backend.KindConflict) {
+				t.Errorf("stopped twice: %v", err)
+			}
+			continue
+		}
+		next, _, err := e.Cutover(id, []string{"u01"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := wait(t, e, next); st.Counts[Final] != 1 || !kept() {
+			t.Errorf("first: %+v, kept %v", st, kept())
+		}
+		restart()
+		if next, _, err = e.Cutover(id, []string{"u00"}); err != nil {
+			t.Fatal(err)
+		}
+		if st := wait(t, e, next); st.Counts[Final] != 1 {
+			t.Errorf("second: %+v", st)
+		}
+		e.Close()
+		if kept() {
+			t.Error("passwords are left")
+		}
+		r.complete(t)
 	}
 }

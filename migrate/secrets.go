@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"mailferry/backend"
@@ -14,7 +16,8 @@ import (
 )
 
 // secretsName is the file with the passwords that a batch was given, beside its
-// journal. It goes when every user of the batch has moved.
+// journal, mode 0600. It goes when nobody of the batch needs them any more: see
+// needsPassword.
 const secretsName = "secrets"
 
 // LogIn says as whom a user's mail at the old store is read, where the options
@@ -77,6 +80,75 @@ func readSecrets(dir string, spec *BatchSpec) error {
 		spec.Each[u] = o
 	}
 	return nil
+}
+
+// needsPassword reports that a user's password may be asked for again: by the batch
+// itself, by a soak, by a retry, or by the cutover of a copy. Callers hold mu.
+func (b *batch) needsPassword(user string) bool {
+	switch m := b.moves[user]; {
+	case m.State == Final, m.State == Checked && m.Done():
+		return false
+	case m.State == Soaking, m.held() && !m.Done():
+		return true
+	default:
+		return !b.stopped
+	}
+}
+
+// needPasswords are those users of a batch that has ended whose passwords are kept.
+func (b *batch) needPasswords() (users []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended || !b.secrets {
+		return nil
+	}
+	for u, o := range b.spec.Each {
+		if o.Password != "" && b.needsPassword(u) {
+			users = append(users, u)
+		}
+	}
+	if len(users) == 0 {
+		b.forgetSecrets()
+	}
+	return users
+}
+
+// forgetSecrets removes the passwords of a batch from the disk; callers hold mu.
+func (b *batch) forgetSecrets() {
+	if err := forgetSecrets(b.journal.dir); err != nil {
+		b.log.Error("passwords of a batch are left on the disk", "batch", b.spec.ID, "error", err)
+		return
+	}
+	b.secrets = false
+}
+
+// sweepSecrets removes passwords that nobody needs any more: also those of users who
+// have moved in a later batch.
+func (e *Engine) sweepSecrets() {
+	e.mu.Lock()
+	list := slices.Collect(maps.Values(e.batches))
+	e.mu.Unlock()
+	for _, b := range list {
+		users := b.needPasswords()
+		if len(users) == 0 {
+			continue
+		}
+		open := slices.ContainsFunc(users, func(u string) bool {
+			return !slices.ContainsFunc(list, func(o *batch) bool { return o.spec.ID > b.spec.ID && o.state(u) == Final })
+		})
+		if !open {
+			b.mu.Lock()
+			b.forgetSecrets()
+			b.mu.Unlock()
+		}
+	}
+}
+
+// state is where a user of a batch stands; Listed also for who is not part of it.
+func (b *batch) state(user string) State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.moves[user].State
 }
 
 // forgetSecrets removes them.

@@ -254,13 +254,7 @@ func (e *Engine) forgetSoak(b *batch, user string) {
 	if err := os.RemoveAll(e.soakDir(b.spec.ID, user)); err != nil {
 		e.log.Warn("a map of UIDs is left", "user", user, "error", err)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ended && b.counts[Soaking] == 0 && (b.counts[Failed]+b.counts[RolledBack] == 0 || b.stopped) {
-		if err := forgetSecrets(b.journal.dir); err != nil {
-			e.log.Error("passwords of a batch are left on the disk", "batch", b.spec.ID, "error", err)
-		}
-	}
+	e.sweepSecrets()
 }
 
 // soakTurn does what is to do for a user; it reports a failure.

@@ -137,6 +137,9 @@ type BatchStatus struct {
 	// Waits says what a batch waits for that does not run: a window, a user's
 	// time, or an operator after too many failures.
 	Waits string `json:"waits,omitempty"`
+	// Passwords: those that the batch was given are still on the disk although it is
+	// finished, for a retry, a cutover or a soak; Stop forgets them.
+	Passwords bool `json:"passwords,omitempty"`
 	// Wave is the number of the wave that runs, of Waves.
 	Wave  int `json:"wave,omitempty"`
 	Waves int `json:"waves,omitempty"`

@@ -51,6 +51,9 @@ func (c *cli) batchStatus(ctx context.Context, node *admin.Client, id string) er
 	for _, s := range slices.Sorted(maps.Keys(b.States)) {
 		rows = append(rows, []string{"  " + s, fmt.Sprint(b.States[s])})
 	}
+	if b.Passwords && b.Done {
+		rows = append(rows, []string{"passwords", "kept for users who may need another move; to forget them: mailferry migrate stop " + b.ID})
+	}
 	return c.list(nil, "batch\t"+b.ID, rows)
 }
 

@@ -75,7 +75,8 @@ type Migrations interface {
 	Page(ctx context.Context, user string) ([]byte, error)
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
-	// Stop ends a batch for good; users who are not flipped stay where they are.
+	// Stop ends a batch for good; users who are not flipped stay where they are. One that
+	// is done forgets the passwords that it kept.
 	Stop(ctx context.Context, id string) error
 	// Rollback brings soaking users back to their old store, Finalise ends their
 	// soak. Both return when the order is given; AwaitOrders and
@@ -186,6 +187,9 @@ type Batch struct {
 	Done    bool   `json:"done"` // nothing is left to do, failed moves included
 	// Waits says what it waits for, when no user's turn has come or it halted.
 	Waits string `json:"waits,omitempty"`
+	// Passwords: those that it was given are kept although it is done, for a retry, a
+	// cutover or a soak; Stop forgets them.
+	Passwords bool `json:"passwords,omitempty"`
 	// Wave is the number of the wave that runs, of Waves.
 	Wave  int `json:"wave,omitempty"`
 	Waves int `json:"waves,omitempty"`

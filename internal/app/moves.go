@@ -384,7 +384,7 @@ func (m *migrations) Retry(ctx context.Context, id string) (admin.Batch, error) 
 
 // shownBatch is a batch as the admin API has it.
 func shownBatch(b *migrate.BatchStatus) admin.Batch {
-	out := admin.Batch{ID: string(b.ID), From: b.From, To: b.To, Paused: b.Paused, Stopped: b.Stopped, Done: b.Finished,
+	out := admin.Batch{ID: string(b.ID), From: b.From, To: b.To, Paused: b.Paused, Stopped: b.Stopped, Done: b.Finished, Passwords: b.Passwords,
 		Waits: b.Waits, Wave: b.Wave, Waves: b.Waves, Users: b.Total, Running: b.Running, States: map[string]int{},
 		Messages: b.Messages, MessagesDone: b.MessagesDone, Bytes: b.Octets, BytesDone: b.OctetsDone,
 		Share: b.Share, Rate: b.Rate, Left: b.Left, Elapsed: b.Worked}
