@@ -58,7 +58,7 @@ node() {
 node_tool() { # NAME ARGUMENTS
 	cat >"$RUN/migrate/bin/$1" <<-C
 		#!/bin/bash
-		. "\$(dirname "\$0")/env"
+		. "\${0%/*}/env"
 		exec $BIN migrate $2 --config $RUN/mailferry-migrate/mailferry.yaml >\$w/log 2>&1
 	C
 	chmod +x "$RUN/migrate/bin/$1"

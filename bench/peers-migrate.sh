@@ -406,12 +406,12 @@ wrappers() {
 		SRC_HOST=\${SRC_HOST:-127.0.0.1} SRC_PORT=\${SRC_PORT:-$(port src imap)} SRC_TLS=\${SRC_TLS:-$(port src imaps)}
 		DST_HOST=\${DST_HOST:-127.0.0.1} DST_PORT=\${DST_PORT:-$(port dst imap)} DST_TLS=\${DST_TLS:-$(port dst imaps)}
 		DST_CONF=\${DST_CONF:-$RUN/dst/dovecot.conf}
-		u=\$1 w=$RUN/tmp/\$(basename "\$0").\$1
-		mkdir -p \$w
+		u=\$1 w=$RUN/tmp/\${0##*/}.\$1
+		[ -d \$w ] || mkdir -p \$w # no more processes than the tool's own
 	C
 	cat >"$RUN/bin/imapsync" <<-'C'
 		#!/bin/bash
-		. "$(dirname "$0")/env"
+		. "${0%/*}/env"
 		exec perl "$IMAPSYNC" --host1 $SRC_HOST --port1 $SRC_PORT --user1 $u --password1 $PASS \
 		  --host2 $DST_HOST --port2 $DST_PORT --user2 $u --password2 $PASS \
 		  --nossl1 --notls1 --nossl2 --notls2 --nolog --noreleasecheck --nomodulesversion \
@@ -419,7 +419,7 @@ wrappers() {
 	C
 	cat >"$RUN/bin/imapsync-fast" <<-'C'
 		#!/bin/bash
-		. "$(dirname "$0")/env"
+		. "${0%/*}/env"
 		exec perl "$IMAPSYNC" --host1 $SRC_HOST --port1 $SRC_PORT --user1 $u --password1 $PASS \
 		  --host2 $DST_HOST --port2 $DST_PORT --user2 $u --password2 $PASS \
 		  --nossl1 --notls1 --nossl2 --notls2 --nolog --noreleasecheck --nomodulesversion \
@@ -429,7 +429,7 @@ wrappers() {
 	sed -i 's/ --subscribe --subscribed_off//' "$RUN/bin/imapsync-fast"
 	cat >"$RUN/bin/mbsync" <<-'C'
 		#!/bin/bash
-		. "$(dirname "$0")/env"
+		. "${0%/*}/env"
 		cat >$w/rc <<-X
 			IMAPAccount src
 			Host $SRC_HOST
@@ -472,7 +472,7 @@ wrappers() {
 	for v in backup sync; do
 		cat >"$RUN/bin/doveadm-$v" <<-C
 			#!/bin/bash
-			. "\$(dirname "\$0")/env"
+			. "\${0%/*}/env"
 			exec doveadm -c \$DST_CONF -o imapc_host=\$SRC_HOST -o imapc_port=\$SRC_PORT -o imapc_user=\$u -o imapc_password=\$PASS \\
 			  -o "imapc_features=\${IMAPC_FEATURES:-rfc822.size fetch-headers}" -o mail_prefetch_count=\${PREFETCH:-20} \\
 			  \${IMAPC_PREFIX:+-o imapc_list_prefix=\$IMAPC_PREFIX} \\
@@ -481,7 +481,7 @@ wrappers() {
 	done
 	cat >"$RUN/bin/offlineimap" <<-'C'
 		#!/bin/bash
-		. "$(dirname "$0")/env"
+		. "${0%/*}/env"
 		cat >$w/rc <<-X
 			[general]
 			metadata = $w/meta
@@ -515,7 +515,7 @@ wrappers() {
 	C
 	cat >"$RUN/bin/imapsync-go" <<-'C'
 		#!/bin/bash
-		. "$(dirname "$0")/env"
+		. "${0%/*}/env"
 		h1=$SRC_HOST h2=$DST_HOST
 		[ $h1 = 127.0.0.1 ] && h1=localhost
 		[ $h2 = 127.0.0.1 ] && h2=localhost
@@ -535,7 +535,7 @@ wrappers() {
 	C
 	cat >"$RUN/bin/mailferry-copy" <<-C
 		#!/bin/bash
-		. "\$(dirname "\$0")/env"
+		. "\${0%/*}/env"
 		{ echo user1,password1,user2,password2 && printf "%s\\n" "\$@" | sed "s/.*/&,\$PASS,&,\$PASS/"; } >\$w/users.csv
 		exec $MAILFERRY copy --host1 \$SRC_HOST --port1 \$SRC_PORT --host2 \$DST_HOST --port2 \$DST_PORT \\
 		  --users \$w/users.csv --parallel \${PAR:-1} \\
