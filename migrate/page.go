@@ -5,19 +5,23 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"sync"
 	"time"
 )
 
 //go:embed page.html
 var pageText string
 
-var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"time":  func(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") },
-	"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
-	"size":  groupDigits,
-	"short": func(s string) string { return s[:min(len(s), 16)] },
-	"grade": gradeText,
-}).Parse(pageText))
+// page is read when it is first used: every command would wait for it.
+var page = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Funcs(template.FuncMap{
+		"time":  func(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") },
+		"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
+		"size":  groupDigits,
+		"short": func(s string) string { return s[:min(len(s), 16)] },
+		"grade": gradeText,
+	}).Parse(pageText))
+})
 
 // gradeText says what a grade means.
 func gradeText(grade string) string {
@@ -43,4 +47,4 @@ func groupDigits(n any) string {
 
 // WritePage writes a certificate as a page for people: one HTML file that needs
 // nothing else.
-func WritePage(w io.Writer, c *Certificate) error { return page.Execute(w, c) }
+func WritePage(w io.Writer, c *Certificate) error { return page().Execute(w, c) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -156,16 +157,11 @@ func (i *userImport) Mailboxes(ctx context.Context) ([]backend.ImportedMailbox, 
 	if err != nil {
 		return nil, engineError(err)
 	}
-	lower := userKey(prefixName, i.user.ID)
+	lower := userKey(prefixMailbox, i.user.ID)
 	it := v.Iter(lower, prefixEnd(lower))
 	var list []backend.ImportedMailbox
 	for ok := it.First(); ok; ok = it.Next() {
-		d := decoder{b: it.Value()}
-		raw, err := v.Get(mailboxKey(prefixMailbox, i.user.ID, d.uint()))
-		if err != nil {
-			return nil, closeWith(it, err)
-		}
-		rec, err := decodeMailbox(raw)
+		rec, err := decodeMailbox(it.Value())
 		if err != nil {
 			return nil, closeWith(it, err)
 		}
@@ -177,6 +173,7 @@ func (i *userImport) Mailboxes(ctx context.Context) ([]backend.ImportedMailbox, 
 		}
 		list = append(list, m)
 	}
+	slices.SortFunc(list, func(x, y backend.ImportedMailbox) int { return strings.Compare(string(x.Name), string(y.Name)) })
 	return list, closeWith(it, nil)
 }
 
