@@ -66,8 +66,19 @@ func (o Order) Valid() bool {
 	return o == "" || o == OrderCSV || o == OrderName || o == OrderSize || o == OrderLastLogin
 }
 
-// compare orders two users; 0: they stay as they were named.
-func (s *BatchSpec) compare(a, b string) int {
+// LastLogin is the last login of a user that is known; zero: none is.
+func (s *BatchSpec) LastLogin(user string) time.Time {
+	at := s.Each[user].LastLogin
+	if s.SeenAt != nil {
+		if seen := s.SeenAt(user); seen.After(at) {
+			at = seen
+		}
+	}
+	return at
+}
+
+// compare orders two users; 0: they stay as they were named. logins are their last ones.
+func (s *BatchSpec) compare(a, b string, logins map[string]time.Time) int {
 	x, y := s.Each[a], s.Each[b]
 	switch s.Order {
 	case OrderName:
@@ -75,7 +86,7 @@ func (s *BatchSpec) compare(a, b string) int {
 	case OrderSize:
 		return cmp.Or(unknownLast(x.Size == 0, y.Size == 0), cmp.Compare(x.Size, y.Size))
 	case OrderLastLogin:
-		return y.LastLogin.Compare(x.LastLogin) // the zero time is long ago
+		return logins[b].Compare(logins[a]) // the zero time is long ago
 	}
 	return 0
 }
@@ -93,9 +104,18 @@ func unknownLast(a, b bool) int {
 // order sorts the users by priority, then by Order; equal ones stay as they were
 // named.
 func (s *BatchSpec) order() {
+	var logins map[string]time.Time
+	if s.Order == OrderLastLogin { // asked once: users log in meanwhile
+		logins = make(map[string]time.Time, len(s.Users))
+		for _, u := range s.Users {
+			if at := s.LastLogin(u); !at.IsZero() {
+				logins[u] = at
+			}
+		}
+	}
 	if len(s.Each) > 0 || s.Order != "" {
 		slices.SortStableFunc(s.Users, func(a, b string) int {
-			return cmp.Or(cmp.Compare(s.Each[b].Priority, s.Each[a].Priority), s.compare(a, b))
+			return cmp.Or(cmp.Compare(s.Each[b].Priority, s.Each[a].Priority), s.compare(a, b, logins))
 		})
 	}
 }

@@ -40,6 +40,10 @@ type BatchSpec struct {
 	CopyOnly bool `json:"copy_only,omitempty"` // stop at ready
 	// Order is in which order users are taken who have the same priority.
 	Order Order `json:"order,omitempty"`
+	// SeenAt is when a user last logged in, as far as it is known otherwise than by
+	// UserOptions.LastLogin; for OrderLastLogin. It is asked when the batch starts, and
+	// not kept over a restart.
+	SeenAt func(user string) time.Time `json:"-"`
 	// OnOrder flips users only when Cutover says so; until then their copies are
 	// followed.
 	OnOrder bool `json:"on_order,omitempty"`

@@ -56,7 +56,7 @@ func TestLoggedInTellsOfTakenPasswords(t *testing.T) {
 			{"delegated", backend.Login{Mode: backend.LoginAuthzid, User: "proxy", Secret: "x", Capture: time.Hour}, playing(storeSteps[name], len(storeSteps[name]), false), d.ok, nil},
 		} {
 			t.Run(name+" "+tc.what, func(t *testing.T) {
-				var got []string
+				var got, seen []string
 				inFarmWorld(t, d.proto, map[string]func(net.Conn){"a": tc.serve}, func(o *Options) {
 					o.FailureDelay = -1
 					st := o.Stores.(stores)
@@ -64,6 +64,7 @@ func TestLoggedInTellsOfTakenPasswords(t *testing.T) {
 					o.LoggedIn = func(store, user string, password backend.Secret) {
 						got = append(got, store+" "+user+" "+password.Reveal())
 					}
+					o.Seen = func(user, name string) { seen = append(seen, user+" "+name) }
 				}, func(w *world, _ *farm) {
 					c := newPeer(w.l.dial())
 					c.t = w.t
@@ -81,6 +82,9 @@ func TestLoggedInTellsOfTakenPasswords(t *testing.T) {
 				})
 				if !slices.Equal(got, tc.want) {
 					t.Errorf("told %q, want %q", got, tc.want)
+				}
+				if loggedIn := tc.what != "refused"; loggedIn && !slices.Equal(seen, []string{"passer passer"}) || !loggedIn && len(seen) > 0 {
+					t.Errorf("logins seen: %q", seen)
 				}
 			})
 		}

@@ -141,6 +141,9 @@ func (p *Proxy) open(ctx context.Context, f *front, entry backend.Entry, c crede
 	if f := p.o.LoggedIn; f != nil && password && route.Store.Login.Captures() {
 		f(route.Store.Name, entry.User, c.password)
 	}
+	if f := p.o.Seen; f != nil {
+		f(entry.User, c.user)
+	}
 	return s, nil
 }
 

@@ -163,6 +163,10 @@ type Options struct {
 	// just accepted it. It must be quick, and keep to itself what it is told.
 	LoggedIn func(store, user string, password backend.Secret)
 
+	// Seen, if set, is told of each login when it has a session: the user, and the name
+	// that was given. It must be quick.
+	Seen func(user, name string)
+
 	parkAfter time.Duration // of tests; 0: parkAfter
 }
 

@@ -86,7 +86,7 @@ func (c *cli) migrateCommand() *cobra.Command {
 	f.BoolVar(&r.Dry, "dry", false, "check and plan only")
 	f.BoolVar(&r.CopyOnly, "copy-only", false, "copy and compare, but leave users where they are")
 	f.BoolVar(&r.OnOrder, "flip-on-order", false, "copy and follow users, and flip them when mailferry migrate cutover says so")
-	f.StringVar(&r.Order, "order", "", "who comes first, among equal priorities: `csv` (as named, the default), name, size (the smallest) or last-login (the latest); the last two by columns of --users")
+	f.StringVar(&r.Order, "order", "", "who comes first, among equal priorities: `csv` (as named, the default), name, size (the smallest, by a column of --users) or last-login (the latest that the node saw, or a column of --users says)")
 	f.IntVar(&r.Reread, "reread", 0, "share of messages that are read again from the new store's disk, in `percent` (default 10, -1: none)")
 	f.IntVar(&r.Prove, "prove", 0, "share of messages that the old store is asked for again, in `percent` (default 10 for Cyrus, else none)")
 	f.StringVar(&r.Soak, "soak", "", "how long the old store follows behind a flip, so that users can be rolled back: `time` such as 7d or 36h (default: the configuration's)")

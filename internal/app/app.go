@@ -15,6 +15,7 @@ import (
 	"mailferry/backend/directory"
 	"mailferry/cluster"
 	"mailferry/internal/config"
+	"mailferry/internal/lastlogin"
 	"mailferry/internal/logs"
 	"mailferry/migrate"
 	"mailferry/proxy"
@@ -62,12 +63,13 @@ type App struct {
 	routes    *directory.Stores
 	dirs      *directories
 	places    *placements
-	local     *localIMAP      // nil without the role store
-	pop3      *localPOP3      // nil without the role store
-	proxy     *proxy.Proxy    // nil without the role
-	inward    *pipeListener   // deliveries of our own users
-	moves     *migrate.Engine // nil without the role
-	parts     []part          // what Start serves, in order
+	local     *localIMAP        // nil without the role store
+	pop3      *localPOP3        // nil without the role store
+	proxy     *proxy.Proxy      // nil without the role
+	inward    *pipeListener     // deliveries of our own users
+	moves     *migrate.Engine   // nil without the role
+	logins    *lastlogin.Record // nil without the role proxy or migrate
+	parts     []part            // what Start serves, in order
 
 	failed      chan error
 	adminChecks chan struct{} // one for each password of an admin that may be checked at a time

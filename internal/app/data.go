@@ -22,6 +22,7 @@ const (
 	dirSpool  = "spool"   // large messages on their way
 	// dirReplicas holds the routes of directories, one file each.
 	dirReplicas = "replica"
+	fileLogins  = "last-logins"
 	fileSecret  = "admin.secret"
 	fileFirst   = "first-start" // there while the first users are being made
 )

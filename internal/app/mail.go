@@ -65,6 +65,8 @@ func (a *App) buildProxy(host string) (err error) {
 				a.moves.ObserveLatency(store, host, d)
 			}
 		}
+		a.keepLogins()
+		o.Seen = func(user, name string) { a.logins.Seen(a.o.Now(), user, name) }
 		o.LoggedIn = func(store, user string, password backend.Secret) {
 			if a.moves != nil {
 				a.moves.LoggedIn(store, user, password)

@@ -26,6 +26,8 @@ type farm struct {
 	ldap *mailtest.Slapd
 	node *App
 	data string
+
+	setup *setup
 }
 
 // farmConfig names the peers as docs/migration.md says.
@@ -67,7 +69,7 @@ func startFarm(t *testing.T, users ...string) *farm {
 	}
 	s := newSetup(t, fmt.Sprintf(farmConfig, f.ldap.TLSURL, ca.Cert, f.ldap.ReaderDN, f.ldap.ReadPass, f.ldap.People, f.ldap.MoverDN,
 		f.ldap.MoverPass, ca.Cert, portOf(f.old.IMAP), portOf(f.old.LMTP), f.old.MasterUser, f.old.MasterPassword))
-	f.node, f.data = s.start(t), s.data
+	f.node, f.data, f.setup = s.start(t), s.data, s
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the node:\n%s", s.log.String())

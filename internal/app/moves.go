@@ -112,6 +112,9 @@ func (m *migrations) Start(ctx context.Context, r admin.MoveRequest) (admin.Batc
 			return admin.Batch{}, err
 		}
 	}
+	if err := m.byLastLogin(spec); err != nil {
+		return admin.Batch{}, err
+	}
 	if r.Limit > 0 {
 		if spec.Users, err = m.first(ctx, spec, r.Limit); err != nil {
 			return admin.Batch{}, err
