@@ -52,6 +52,7 @@ type account struct {
 	probed    bool   // the source is known to be steady, or not to be
 	proved    uint64 // messages asked of the old store again, and equal
 	pop3      *maildrop
+	early     *earlyDrop // asked for, not yet taken
 	placing
 	side *sideState
 	// foreign are others' mailboxes that the user sees, subscribed those of them.
@@ -127,6 +128,7 @@ func newAccount(user string, dial func(context.Context) (*remote.Client, error),
 
 // close ends the connection; the next pass dials again.
 func (a *account) close() {
+	a.endEarly()
 	if a.client != nil {
 		_ = a.client.Logout()
 		a.client = nil
@@ -245,6 +247,7 @@ func (a *account) sync(ctx context.Context) (*pass, error) {
 	a.planned, a.foreign, a.subscribed = pl.exceptions, pl.foreign, pl.subscribed
 	a.restore(pl)
 	a.progress.plan(pl)
+	a.askEarly(ctx)
 	defer a.progress.Planned.Store(0)
 	res := &pass{}
 	if err := a.placeAndSync(ctx, pl, res); err != nil {

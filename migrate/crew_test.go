@@ -28,3 +28,11 @@ func TestWorkersGrowWithTheDistance(t *testing.T) {
 		t.Errorf("%d workers", hired)
 	}
 }
+
+func TestRoomForHoldsGrowsWithTheDistance(t *testing.T) {
+	for rtt, want := range map[time.Duration]int64{0: 1, 10 * time.Millisecond: 1, 20 * time.Millisecond: 2, 40 * time.Millisecond: 3, time.Second: 6} {
+		if got := fullHold / holdRoom(rtt); got != want {
+			t.Errorf("%v away %d holds have the room of one near by, want %d", rtt, got, want)
+		}
+	}
+}

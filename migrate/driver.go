@@ -32,13 +32,14 @@ type driver struct {
 	why      string // it failed, as metrics call it; empty: its holds did
 	beside   int    // failures of what is read beside mail, in a row
 	passes   int
-	stuck    int // retries of an abort during shutdown
-	slot     bool
-	visitor  visitor  // at the host of the old store
-	guest    visitor  // at that of a foreign new one
-	crew     *crew    // nil: nobody's
-	owed     bool     // a second look at what was copied
-	rev      *reverse // the old store following the new one; nil: not now
+	stuck    int       // retries of an abort during shutdown
+	slot     int64     // of the room for holds; 0: none
+	synced   time.Time // the end of a short pass, behind which nothing was done
+	visitor  visitor   // at the host of the old store
+	guest    visitor   // at that of a foreign new one
+	crew     *crew     // nil: nobody's
+	owed     bool      // a second look at what was copied
+	rev      *reverse  // the old store following the new one; nil: not now
 	hold     *hold
 	pause    *Pause
 	flipped  time.Time
@@ -64,6 +65,8 @@ type hold struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	began  time.Time
+	// pressing makes copying wait later; nil: it waits already.
+	pressing *time.Timer
 }
 
 // run takes the move on until enough says so, at the latest until it is done or
@@ -305,6 +308,9 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 	// A store without modseqs is listed whole in every pass: when passes grow
 	// no shorter, half a hold has to do.
 	ev.Fast = took < d.e.timing.ReadyDelta || d.passes > patientPasses && took < d.e.timing.Hold/2
+	if d.synced = (time.Time{}); ev.Kind == EvSynced && ev.Fast {
+		d.synced = time.Now()
+	}
 	ev.Same = p != nil && p.nothing()
 	if p != nil && p.Changed > 0 {
 		d.owed = true
@@ -484,7 +490,8 @@ func (d *driver) maildrop() *maildrop {
 	if mode == POP3Never || mode != POP3Always && !d.route.entry.Allows(backend.POP3) {
 		return nil
 	}
-	m := &maildrop{mode: mode, force: d.b.spec.ForcePOP3, named: d.route.from.Ports[backend.POP3] != 0, dial: d.dialPOP3}
+	m := &maildrop{mode: mode, force: d.b.spec.ForcePOP3, named: d.route.from.Ports[backend.POP3] != 0, dial: d.dialPOP3,
+		dialEarly: d.earlyPOP3}
 	if to := d.route.to; !to.Local() {
 		m.dialNew = func(ctx context.Context) (*remote.POP3Client, error) { return d.dialForeignPOP3(ctx, to) }
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"mailferry/backend"
 )
 
@@ -18,7 +20,7 @@ type Engine struct {
 	opt      Options // read-only
 	timing   Timing
 	log      *slog.Logger
-	slots    chan struct{} // one per user on hold
+	slots    *semaphore.Weighted // room for holds
 	hosts    *hosts
 	leases   leases
 	captured *captured
@@ -42,7 +44,7 @@ type Engine struct {
 
 	mu      sync.Mutex
 	batches map[BatchID]*batch // guarded by mu
-	holding int                // users on hold; guarded by mu
+	holding int                // users whose hold makes copying wait; guarded by mu
 	calm    chan struct{}      // closed when holding is 0; guarded by mu
 	closed  bool               // guarded by mu
 }
@@ -59,7 +61,7 @@ func New(o Options) (*Engine, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{opt: o, timing: o.Timing.withDefaults(), log: o.Logger, slots: make(chan struct{}, o.Holds),
+	e := &Engine{opt: o, timing: o.Timing.withDefaults(), log: o.Logger, slots: semaphore.NewWeighted(int64(o.Holds) * fullHold),
 		batches: make(map[BatchID]*batch), calm: make(chan struct{}), resumed: make(chan struct{})}
 	var err error
 	if e.signer, err = OpenSigner(o.Dir); err != nil {
@@ -396,18 +398,6 @@ func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(M
 	}
 }
 
-// acquire waits for one of the slots for holds.
-func (e *Engine) acquire(ctx context.Context) error {
-	select {
-	case e.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (e *Engine) giveBack() { <-e.slots }
-
 // holdBegins makes copying wait.
 func (e *Engine) holdBegins() {
 	e.mu.Lock()
@@ -417,14 +407,11 @@ func (e *Engine) holdBegins() {
 	}
 }
 
-func (e *Engine) holdEnds(took time.Duration, flipped bool) {
+func (e *Engine) holdEnds() {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.holding--; e.holding == 0 {
 		close(e.calm)
-	}
-	e.mu.Unlock()
-	if f := e.opt.Metrics.Hold; f != nil {
-		f(took, flipped)
 	}
 }
 

@@ -15,7 +15,7 @@ const swapTimeout = 3 * time.Second
 // grant reads bodies again, waits for a slot, brings the copy up to date once more, and allows the
 // hold.
 func (d *driver) grant(ctx context.Context) (Event, error) {
-	if !d.slot {
+	if d.slot == 0 {
 		if d.move.Tries > 0 { // what spoilt the last hold may need a moment
 			if _, err := d.backOff(ctx); err != nil {
 				return Event{}, err
@@ -27,16 +27,19 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 		if ev, ok, err := d.pop3Ready(ctx); !ok {
 			return ev, err
 		}
-		if err := d.e.acquire(ctx); err != nil {
+		if err := d.acquire(ctx); err != nil {
 			return Event{}, err
 		}
-		d.slot = true
 	}
-	ev, err := d.sync(ctx) // it may have waited long
-	if err != nil || ev.Kind != EvSynced || !ev.Fast {
-		d.release()
-		return ev, err
+	ev := Event{Kind: EvSynced, Fast: true}
+	if time.Since(d.synced) > freshPass { // it may have waited long
+		var err error
+		if ev, err = d.sync(ctx); err != nil || ev.Kind != EvSynced || !ev.Fast {
+			d.release()
+			return ev, err
+		}
 	}
+	d.synced = time.Time{}
 	if err := d.acct.sumAhead(ctx); err != nil {
 		d.release()
 		return d.besideFailed(err)
@@ -65,7 +68,7 @@ func (d *driver) grant(ctx context.Context) (Event, error) {
 	hctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.e.timing.Hold)
 	d.hold = &hold{ctx: hctx, cancel: cancel, began: time.Now()}
 	d.visitor.urgent.Store(true)
-	d.e.holdBegins()
+	d.holdBegins()
 	return Event{Kind: EvGrant, Base: p.Epoch}, nil
 }
 
@@ -112,17 +115,71 @@ func (d *driver) endHold(m Move) {
 		d.pause = &Pause{Hold: took, Attempts: m.Tries + 1}
 	}
 	d.hold.cancel()
+	if d.hold.pressing == nil || !d.hold.pressing.Stop() {
+		d.e.holdEnds()
+	}
 	d.hold = nil
 	d.visitor.urgent.Store(false)
-	d.e.holdEnds(took, flipped)
+	if f := d.e.opt.Metrics.Hold; f != nil {
+		f(took, flipped)
+	}
+}
+
+// freshPass is how long ago a pass may have ended that makes another one needless
+// before a hold: the one in the hold will be short.
+const freshPass = 250 * time.Millisecond
+
+// trip is the round trip to a store that is far away; 0: it is near, or not known.
+func (d *driver) trip() time.Duration {
+	if d.acct == nil || d.acct.client == nil || d.move.Back {
+		return 0
+	}
+	if rtt := d.acct.client.RTT(); rtt >= d.acct.lines.far {
+		return rtt
+	}
+	return 0
+}
+
+// acquire waits for room for a hold. One over a long line waits for the line most
+// of the time, so that more of them have room.
+func (d *driver) acquire(ctx context.Context) error {
+	n := holdRoom(d.trip())
+	if err := d.e.slots.Acquire(ctx, n); err != nil {
+		return context.Cause(ctx)
+	}
+	d.slot = n
+	return nil
 }
 
 func (d *driver) release() {
-	if d.slot {
-		d.slot = false
-		d.e.giveBack()
+	if d.slot > 0 {
+		d.e.slots.Release(d.slot)
+		d.slot = 0
 	}
 }
+
+// fullHold is the room that a hold of a store near by takes.
+const fullHold = 12
+
+// holdRoom is what a hold takes of it when the store is rtt away: as many at a time
+// as there are workers (see workersAt), six times as many at most.
+func holdRoom(rtt time.Duration) int64 {
+	return max(fullHold/6, int64(fullHold*tripWorker/(tripWorker+rtt)))
+}
+
+// holdBegins makes copying wait, at once for a hold near by. One of a store that
+// is far away loads nothing while it waits for the line: only when it takes longer
+// than it should does the copying of others have to stand back.
+func (d *driver) holdBegins() {
+	if trip := d.trip(); trip > 0 {
+		d.hold.pressing = time.AfterFunc(holdTrips*trip, d.e.holdBegins)
+		return
+	}
+	d.e.holdBegins()
+}
+
+// holdTrips is how many round trips a hold takes when nothing is in its way, and a few more.
+const holdTrips = 6
 
 func (d *driver) placement(state backend.PlacementState, store, host string, plus uint64) backend.Placement {
 	return backend.Placement{User: d.route.entry.User, State: state, Store: store, Host: host,

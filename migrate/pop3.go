@@ -72,6 +72,8 @@ type maildrop struct {
 	// exception.
 	dialNew     func(context.Context) (*remote.POP3Client, error)
 	foreignLeft bool
+	// dialEarly is dial with a connection that is free at once; nil or not ok: none.
+	dialEarly func() (dial func(context.Context) (*remote.POP3Client, error), release func(), ok bool)
 
 	cert POP3Certificate
 	read bool // cert and what follows belong to the INBOX with these counters:
@@ -120,6 +122,15 @@ func (a *account) identities(ctx context.Context) error {
 		d.leave("the new store keeps no POP3 identities", at)
 		return nil
 	}
+	list, err := a.takeEarly(ctx)
+	if why := d.unavailable(err); why != "" {
+		d.leave(why, at)
+		return nil
+	}
+	if ok, err := a.byEarly(ctx, b, list); ok || err != nil {
+		d.at = at
+		return err
+	}
 	c, err := d.connect(ctx)
 	if why := d.unavailable(err); why != "" {
 		d.leave(why, at)
@@ -129,8 +140,7 @@ func (a *account) identities(ctx context.Context) error {
 		return fmt.Errorf("POP3 of %s: %w", a.user, err)
 	}
 	defer c.Close(ctx)
-	list, err := c.Maildrop(ctx)
-	if err != nil {
+	if list, err = c.Maildrop(ctx); err != nil {
 		return fmt.Errorf("POP3 of %s: %w", a.user, err)
 	}
 	m, err := newMatcher(ctx, a, b, c, list)
@@ -149,7 +159,7 @@ func (a *account) identities(ctx context.Context) error {
 
 // leave notes why there is nothing to carry over.
 func (d *maildrop) leave(why string, at inboxState) {
-	*d = maildrop{dial: d.dial, dialNew: d.dialNew, mode: d.mode, force: d.force, named: d.named, read: true, at: at, byUID: true}
+	*d = maildrop{dial: d.dial, dialNew: d.dialNew, dialEarly: d.dialEarly, mode: d.mode, force: d.force, named: d.named, read: true, at: at, byUID: true}
 	d.cert.Left = why
 	d.cert.Form = backend.UIDLCyrus // so that nothing is asked again
 }

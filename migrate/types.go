@@ -196,7 +196,8 @@ type Options struct {
 	// Hooks are told of changes of users' states. They never delay a move; events
 	// that wait when the process dies are lost.
 	Hooks []Hook
-	// Holds is how many users may be on hold at once; default 2.
+	// Holds is how many users of stores near by may be on hold at once; default 2. Of
+	// stores that are far away more may, six times as many at most.
 	Holds int
 	// NoResume: Resume will not be called. What earlier engines left unfinished in
 	// Dir stays as it is, and keeps no user from a new batch.

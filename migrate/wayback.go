@@ -56,17 +56,16 @@ func (d *driver) reverseGrant(ctx context.Context) (Event, error) {
 			return d.outcome(EvGrant, err)
 		}
 		took := time.Since(began)
-		if d.slot && took < d.e.timing.Hold/2 {
+		if d.slot > 0 && took < d.e.timing.Hold/2 {
 			break
 		}
 		if n > maxPasses {
 			return Event{Kind: EvGaveUp, Reason: fmt.Sprintf("after %d passes one still takes %v: too long for a hold of %v", n-1, took.Round(time.Millisecond), d.e.timing.Hold)}, nil
 		}
-		if !d.slot && took < d.e.timing.Hold/2 {
-			if err := d.e.acquire(ctx); err != nil {
+		if d.slot == 0 && took < d.e.timing.Hold/2 {
+			if err := d.acquire(ctx); err != nil {
 				return Event{}, err
 			}
-			d.slot = true
 		}
 	}
 	p, ok, err := d.e.opt.Placements.Get(ctx, d.route.entry.User)
@@ -80,7 +79,7 @@ func (d *driver) reverseGrant(ctx context.Context) (Event, error) {
 	d.hold = &hold{ctx: hctx, cancel: cancel, began: time.Now()}
 	d.rev.held = true
 	d.visitor.urgent.Store(true)
-	d.e.holdBegins()
+	d.holdBegins()
 	return Event{Kind: EvGrant, Base: p.Epoch}, nil
 }
 

@@ -271,7 +271,7 @@ type MoveGroup struct {
 // Migrate says how users are moved.
 type Migrate struct {
 	Parallel    int           `mapstructure:"parallel" doc:"Users copied at a time, unless a command says otherwise." default:"4"`
-	Holds       int           `mapstructure:"holds" doc:"Users on hold at a time." default:"2"`
+	Holds       int           `mapstructure:"holds" doc:"Users on hold at a time; more of stores that are far away, as their holds wait for the line." default:"2"`
 	HoldLimit   time.Duration `mapstructure:"hold_limit" doc:"Longest hold; a longer one is taken back and tried again." default:"5s"`
 	ConfirmTime time.Duration `mapstructure:"confirm_limit" doc:"How long proxies may take to confirm a hold." default:"3s"`
 	POP3        string        `mapstructure:"pop3" doc:"Whose POP3 unique ids and order are carried over: auto (whom the directory allows POP3, where the old store takes the login), always (an old store that cannot be asked fails the move) or never." default:"auto"`
