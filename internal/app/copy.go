@@ -1,12 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
 
 	"mailferry/backend"
+	"mailferry/backend/remote"
 	"mailferry/internal/admin"
 	"mailferry/internal/imapsync"
 	"mailferry/migrate"
@@ -28,6 +30,8 @@ type CopyOptions struct {
 	Filter   *migrate.Filter
 	Rules    *foreign.Rules
 	Dry      bool
+	// Parallel accounts are copied at a time; 0: 4. Where the stores bound no
+	// connections themselves, each takes one more than that.
 	Parallel int
 	Reread   int // as migrate.BatchSpec has it
 	Logger   *slog.Logger
@@ -47,6 +51,8 @@ type CopyResult struct {
 // and ends when all are done or ctx ends; what is done by then is not done again
 // by the next call.
 func Copy(ctx context.Context, o CopyOptions, show func(*admin.Batch)) (*CopyResult, error) {
+	o.Parallel = cmp.Or(o.Parallel, 4)
+	o.From, o.To = roomFor(o.From, o.Parallel), roomFor(o.To, o.Parallel)
 	accounts := make(map[string]CopyAccount, len(o.Accounts))
 	spec := migrate.BatchSpec{From: o.From.Name, To: o.To.Name, Dry: o.Dry, CopyOnly: true, Parallel: o.Parallel, Filter: o.Filter,
 		Rules: o.Rules, Reread: o.Reread, Prove: -1, Attempts: 5, POP3: migrate.POP3Never}
@@ -100,6 +106,16 @@ func Copy(ctx context.Context, o CopyOptions, show func(*admin.Batch)) (*CopyRes
 		}
 	}
 	return res, nil
+}
+
+// roomFor lets a store be asked for a connection of each of so many users, and for
+// one more: by default a store of unknown kind is asked for fewer.
+func roomFor(s *backend.Store, users int) *backend.Store {
+	room := *s
+	if room.MaxConnections == 0 {
+		room.MaxConnections = max(remote.ProfileOf(s.Type).Connections, users+1)
+	}
+	return &room
 }
 
 // nowhere has no placements: nobody is moved.
