@@ -325,7 +325,8 @@ func (e *Engine) CertificateText(user string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.ReadFile(filepath.Join(dir, certificateName(user)))
+	_, text, err := readCertificateText(dir, user)
+	return text, err
 }
 
 func (e *Engine) latestCertificate(user string) (latest *Certificate, in string, err error) {

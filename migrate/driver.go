@@ -320,7 +320,11 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 		if err := d.besideMail(ctx); err != nil {
 			return d.besideFailed(err)
 		}
-		d.certify("copied")
+		write := d.e.certificate
+		if ev.Same && d.passes == 1 {
+			write = d.e.certificateLine
+		}
+		d.certifyTo("copied", write)
 	}
 	return ev, nil
 }

@@ -413,7 +413,10 @@ func (d *driver) report(ctx context.Context) Event {
 
 // certify writes the certificate; one that was written at the flip is only
 // given the reports when the process was restarted since.
-func (d *driver) certify(level string) {
+func (d *driver) certify(level string) { d.certifyTo(level, d.e.certificate) }
+
+// certifyTo is certify with the place for the certificate.
+func (d *driver) certifyTo(level string, write func(*batch, *Certificate) error) {
 	var c *Certificate
 	if d.acct != nil {
 		c = d.acct.certify(level)
@@ -427,7 +430,7 @@ func (d *driver) certify(level string) {
 	if !d.flipped.IsZero() {
 		c.Flipped = &d.flipped
 	}
-	if err := d.e.certificate(d.b, c); err != nil {
+	if err := write(d.b, c); err != nil {
 		d.log.Error("certificate not written", "error", err)
 	}
 }

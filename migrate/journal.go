@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -37,6 +35,8 @@ type journal struct {
 	err    error // why it can never be written again; guarded by mu
 	// Lines written, and those of them that are durable; guarded by mu.
 	written, synced uint64
+
+	alike certificateLines
 
 	fresh bool // the directory is not durable yet; guarded by syncing
 }
@@ -443,58 +443,7 @@ func (j *journal) park(more bool) error {
 	defer j.mu.Unlock()
 	j.shut()
 	j.parked = more && j.err == nil
-	return j.err
-}
-
-// certificate writes a user's certificate beside the journal.
-func (j *journal) certificate(c *Certificate) error {
-	b, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return err
-	}
-	return replaceFile(filepath.Join(j.dir, certificateName(c.User)), append(b, '\n'))
-}
-
-func readCertificate(dir, user string) (*Certificate, error) {
-	b, err := os.ReadFile(filepath.Join(dir, certificateName(user)))
-	if err != nil {
-		return nil, err
-	}
-	c := &Certificate{}
-	return c, json.Unmarshal(b, c)
-}
-
-// certificateName is a file name for any user name.
-func certificateName(user string) string {
-	var b strings.Builder
-	for i := range len(user) {
-		if c := user[i]; c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("@-_.", c) >= 0 && i > 0 {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "%%%02X", c)
-		}
-	}
-	name := b.String()
-	if len(name) > 150 {
-		name = fmt.Sprintf("%s%%%x", name[:100], sha256.Sum256([]byte(user)))
-	}
-	return "cert-" + name + ".json"
-}
-
-// replaceFile writes a file so that the death of the process leaves the old or
-// the new one. It is not synced: it is written while a user waits.
-func replaceFile(path string, data []byte) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	return err
+	return errors.Join(j.err, j.alike.close())
 }
 
 func syncDir(dir string) error {

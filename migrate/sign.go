@@ -114,6 +114,14 @@ func (e *Engine) certificate(b *batch, c *Certificate) error {
 	return b.journal.certificate(c)
 }
 
+// certificateLine is certificate for a user in whom nothing changed.
+func (e *Engine) certificateLine(b *batch, c *Certificate) error {
+	if err := e.signer.Sign(c); err != nil {
+		return err
+	}
+	return b.journal.certificateLine(c)
+}
+
 // CheckSignature checks a certificate as it was written (JSON). It proves that
 // whoever holds the key that it names wrote it: compare the Fingerprint.
 func CheckSignature(certificate []byte) (*Signature, error) {
