@@ -65,10 +65,7 @@ func (i *account) finishRenames(ctx context.Context) error {
 	}
 	slices.SortFunc(open, func(x, y *mailbox) int { return cmp.Or(len(x.from)-len(y.from), cmp.Compare(x.from, y.from)) })
 	for _, b := range open {
-		has := func(raw string) bool {
-			return slices.ContainsFunc(i.list.Mailboxes, func(e remote.ListEntry) bool { return e.Raw == raw && e.Selectable() })
-		}
-		if !has(b.raw) && has(b.from) {
+		if !i.has(b.raw) && i.has(b.from) {
 			if err := i.do(ctx, func(c *remote.Client) error { return c.RenameMailbox(ctx, b.from, b.raw) }); err != nil {
 				return fmt.Errorf("rename %q to %q: %w", b.from, b.raw, err)
 			}
@@ -80,7 +77,7 @@ func (i *account) finishRenames(ctx context.Context) error {
 				return err
 			}
 		}
-		if !has(b.raw) {
+		if !i.has(b.raw) {
 			return backend.Errorf(backend.KindTemporary, "A mailbox of the old store is gone.", "%q, which was to become %q", b.from, b.raw)
 		}
 		// Some servers give a renamed mailbox another UIDVALIDITY.

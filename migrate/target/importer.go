@@ -63,7 +63,8 @@ func (f importer) Import(ctx context.Context, user string, o backend.ImportOptio
 	if err := os.MkdirAll(f.o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	i := &account{o: f.o, user: user, source: o.Namespace, boxes: make(map[backend.MailboxName]*mailbox), notes: make(map[string]backend.ImportNote)}
+	i := &account{o: f.o, user: user, source: o.Namespace, boxes: make(map[backend.MailboxName]*mailbox),
+		ours: make(map[string]bool), notes: make(map[string]backend.ImportNote)}
 	if err := i.lock(); err != nil {
 		return nil, err
 	}
@@ -104,6 +105,7 @@ type account struct {
 	list     *remote.Account // the target as of the last Prepare
 	prepared map[backend.MailboxName]bool
 	created  map[string]bool                            // by this process; guarded by mu
+	ours     map[string]bool                            // names whose subscription a copy made; guarded by mu
 	uses     map[backend.MailboxName][]imap.MailboxAttr // of the source; guarded by mu
 
 	// Of an exact target.
@@ -135,6 +137,9 @@ type indexed struct {
 	File int                 `json:"file,omitempty"`
 	From string              `json:"from,omitempty"` // its name before a rename that may not be done
 	Gone bool                `json:"gone,omitempty"`
+	// Of a line without a name: Raw was subscribed at the target by a copy, or,
+	// with Gone, is not any more.
+	Subscribed bool `json:"subscribed,omitempty"`
 }
 
 func (i *account) load() error {
@@ -150,6 +155,12 @@ func (i *account) load() error {
 		var x indexed
 		if json.Unmarshal(r.Bytes(), &x) != nil {
 			continue // torn by a crash: its map was not used yet
+		}
+		if x.Subscribed {
+			if i.ours[x.Raw] = true; x.Gone {
+				delete(i.ours, x.Raw)
+			}
+			continue
 		}
 		i.files = max(i.files, x.File)
 		if known[x.Name] = x; x.Gone {

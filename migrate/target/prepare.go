@@ -171,20 +171,29 @@ func (i *account) renames(ctx context.Context, p []*wanted) error {
 	if i.o.Exact != nil {
 		return i.exactRenames(ctx, p, gone, validity)
 	}
-	for _, w := range p {
+	byDepth := slices.SortedStableFunc(slices.Values(p), func(x, y *wanted) int { return len(x.raw) - len(y.raw) })
+	for _, w := range byDepth { // parents first: their descendants go with them
 		b := gone[w.UIDValidity]
 		if b == nil || w.UIDValidity == 0 || validity[w.UIDValidity] != 2 || i.boxes[w.Name] != nil || w.exists {
 			continue
 		}
-		err := i.do(ctx, func(c *remote.Client) error { return c.RenameMailbox(ctx, b.raw, w.raw) })
-		if err != nil && !refusal(err) {
-			return err
+		if !i.has(w.raw) || i.has(b.raw) {
+			err := i.do(ctx, func(c *remote.Client) error { return c.RenameMailbox(ctx, b.raw, w.raw) })
+			if err != nil && !refusal(err) {
+				return err
+			}
+			if err != nil { // copied under its new name
+				i.note(backend.ImportNote{Mailbox: w.Name, What: fmt.Sprintf("was renamed, which the target refused: %v", err)})
+				continue
+			}
+			i.o.Log.Info("renamed at the target", "from", b.raw, "to", w.raw)
+			if err := i.do(ctx, func(c *remote.Client) (err error) {
+				i.list, err = c.Survey(ctx)
+				return err
+			}); err != nil {
+				return err
+			}
 		}
-		if err != nil { // copied under its new name
-			i.note(backend.ImportNote{Mailbox: w.Name, What: fmt.Sprintf("was renamed, which the target refused: %v", err)})
-			continue
-		}
-		i.o.Log.Info("renamed at the target", "from", b.raw, "to", w.raw)
 		if err := i.unsubscribe(ctx, b.raw); err != nil {
 			return err
 		}
@@ -194,6 +203,11 @@ func (i *account) renames(ctx context.Context, p []*wanted) error {
 		}
 	}
 	return nil
+}
+
+// has reports a mailbox of the list that can be opened; callers hold mu.
+func (i *account) has(raw string) bool {
+	return slices.ContainsFunc(i.list.Mailboxes, func(e remote.ListEntry) bool { return e.Raw == raw && e.Selectable() })
 }
 
 // take gives a map another name.
@@ -431,72 +445,6 @@ func (i *account) selectNew(ctx context.Context, p []*wanted) error {
 		}
 	}
 	return nil
-}
-
-// Subscriptions implements backend.Import. It only adds: what the user has
-// subscribed at the target stays.
-func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName) error {
-	if i.o.Rules.NoSubscribe {
-		return nil
-	}
-	have := make(map[string]bool)
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.list != nil {
-		for _, e := range i.list.Subscriptions {
-			have[e.Raw] = true
-		}
-	}
-	var add []string
-	want := func(raw string) {
-		if !have[raw] {
-			have[raw], add = true, append(add, raw)
-		}
-	}
-	for _, name := range names {
-		if b := i.box(name); b != nil && b.failed == nil {
-			want(b.raw)
-		} else if i.o.Exact != nil { // of a mailbox that is gone
-			want(remote.EncodeName(i.source.Show(name)))
-		}
-	}
-	if i.o.Rules.SubscribeAll {
-		for _, b := range i.mailboxes() {
-			want(b.raw)
-		}
-	}
-	var remove []string
-	if i.o.Exact != nil && i.list != nil {
-		remove = i.unsubscribed(names)
-	}
-	if len(add)+len(remove) == 0 {
-		return nil
-	}
-	slices.Sort(add)
-	var errs []error
-	if err := i.do(ctx, func(c *remote.Client) (err error) {
-		errs, err = c.Subscribe(ctx, add, remove)
-		return err
-	}); err != nil {
-		return err
-	}
-	for k, err := range errs {
-		if err != nil {
-			i.note(backend.ImportNote{What: fmt.Sprintf("subscription to %q: %v", slices.Concat(add, remove)[k], err)})
-		}
-	}
-	return nil
-}
-
-// unsubscribe takes the subscription of a name back that is gone; callers hold mu.
-func (i *account) unsubscribe(ctx context.Context, raw string) error {
-	if i.o.Rules.NoSubscribe || i.o.Exact != nil {
-		return nil
-	}
-	return i.do(ctx, func(c *remote.Client) error {
-		_, err := c.Subscribe(ctx, nil, []string{raw}) // it may not have been there
-		return err
-	})
 }
 
 // tooMany is the guard against mass deletion: more than a tenth, and more than ten.
