@@ -55,6 +55,7 @@ type progressLog struct {
 	ended    time.Time
 	running  bool
 	err      string
+	away     string // why no connection can be made to a store; empty: it can
 }
 
 // routeTable keeps where users come from.
@@ -486,6 +487,30 @@ func (b *batch) snapshot() (*BatchStatus, <-chan struct{}) {
 	return st, b.wake
 }
 
+// away says of a user at work that a store cannot be reached, and why; empty: it can.
+func (b *batch) away(user, why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.status[user]; s.away != why {
+		s.away = why
+		b.touch(user)
+		b.changed()
+	}
+}
+
+// awayLocked says why nobody at work gets on; callers hold mu.
+func (b *batch) awayLocked() (why string) {
+	for _, s := range b.atWork {
+		if s.away == "" {
+			return ""
+		}
+		if why == "" || s.away < why { // one of them, and the same one again
+			why = s.away
+		}
+	}
+	return why
+}
+
 // summary is the status without the users.
 func (b *batch) summary() *BatchStatus {
 	b.mu.Lock()
@@ -505,7 +530,7 @@ func (b *batch) summaryLocked() *BatchStatus {
 	if b.queue != nil {
 		st.Waves, st.Wave = len(b.queue.waves), min(b.queue.now+1, len(b.queue.waves))
 		if !b.paused && !b.ended {
-			st.Waits = b.queue.waiting(time.Now())
+			st.Waits = cmp.Or(b.queue.waiting(time.Now()), b.awayLocked())
 		}
 	}
 	f, done, total := b.measure(time.Now())

@@ -31,6 +31,7 @@ type driver struct {
 	refusals int    // for want of room, in a row
 	why      string // it failed, as metrics call it; empty: its holds did
 	beside   int    // failures of what is read beside mail, in a row
+	absent   absence
 	passes   int
 	stuck    int       // retries of an abort during shutdown
 	slot     int64     // of the room for holds; 0: none
@@ -242,8 +243,17 @@ func held(good EventKind, err error) Event {
 func (d *driver) outcome(good EventKind, err error) (Event, error) {
 	if err == nil {
 		d.failures, d.refusals, d.why = 0, 0, ""
+		d.present()
 		return Event{Kind: good}, nil
 	}
+	if d.away(err, good != EvChecked) {
+		return Event{Kind: EvFailed, Reason: err.Error()}, nil
+	}
+	return d.failed(good, err)
+}
+
+// failed is the outcome of an attempt that failed, and not because the store is away.
+func (d *driver) failed(good EventKind, err error) (Event, error) {
 	if ev, ok := d.awaiting(err); ok {
 		d.failures, d.refusals = 0, 0
 		return ev, nil
@@ -257,6 +267,14 @@ func (d *driver) outcome(good EventKind, err error) (Event, error) {
 			return Event{Kind: EvGaveUp, Reason: err.Error()}, nil
 		}
 		return Event{Kind: EvFailed, Reason: err.Error()}, nil
+	}
+	if o := d.b.spec.Each[d.user]; backend.IsKind(err, backend.KindAuthentication) && d.route.from != nil {
+		switch {
+		case o.Password != "":
+			err = fmt.Errorf("%w (with the password that the batch was given: name the right one in another batch)", err)
+		case o.PasswordFile != "":
+			err = fmt.Errorf("%w (with the password in %s)", err, o.PasswordFile)
+		}
 	}
 	d.why = backend.KindOf(err).String()
 	d.failures++
@@ -605,7 +623,7 @@ func (d *driver) targetAt(s *backend.Store, host string) remote.Target {
 
 // backOff waits: shortly for a user who is on hold, with growing delays else.
 func (d *driver) backOff(ctx context.Context) (Event, error) {
-	wait := d.e.timing.BackOff << min(d.failures, 6)
+	wait := d.e.timing.BackOff << min(max(d.failures, d.beside, d.absent.times), 6)
 	if d.move.State == Holding {
 		wait = d.e.timing.BackOff / 10
 	}

@@ -389,6 +389,7 @@ func (e *Engine) runUser(ctx context.Context, b *batch, d *driver, enough func(M
 			b.broken(d.user, err)
 		}
 	}
+	d.present()
 	if d.move.Done() {
 		e.leases.leave(d.route.entry.User, d.lease())
 		e.captured.leave(d.route.entry.User, b)

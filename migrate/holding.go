@@ -92,9 +92,10 @@ func (d *driver) pop3Ready(ctx context.Context) (ev Event, ok bool, err error) {
 }
 
 // besideFailed is the outcome of a failure to read what is beside mail. Passes
-// that succeed in between do not count.
+// that succeed in between do not count: a service that is not there beside IMAP is not
+// waited for as a store is that is away.
 func (d *driver) besideFailed(err error) (Event, error) {
-	ev, err := d.outcome(EvSynced, err)
+	ev, err := d.failed(EvSynced, err)
 	if ev.Kind == EvAwait {
 		return ev, err
 	}

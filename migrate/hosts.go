@@ -37,6 +37,7 @@ type host struct {
 	octets *rate.Limiter // nil: no limit
 
 	learned remote.Learned
+	reached atomic.Bool // a login went well in this process
 
 	mu       sync.Mutex
 	open     int           // connections, of whatever protocol and purpose; guarded by mu
@@ -280,6 +281,7 @@ func (hs *hosts) outcome(h *host, err error) bool {
 	defer h.mu.Unlock()
 	now := time.Now()
 	if err == nil {
+		h.reached.Store(true)
 		h.throttle.served(now)
 		return false
 	}

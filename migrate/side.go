@@ -296,7 +296,7 @@ func (a *account) readScripts(ctx context.Context, next *sideState, d *backend.S
 		if s.Active {
 			next.cert.Active = s.Name
 			if !runs {
-				next.note("", sieveNote+" script %q is kept as the active one; this store does not run Sieve yet", s.Name)
+				next.note("", sieveNote+" script %q is kept as the active one, and does nothing yet: this store runs no Sieve, mail goes to INBOX unfiltered", s.Name)
 			}
 		}
 	}

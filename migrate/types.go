@@ -240,6 +240,9 @@ type Timing struct {
 	Settle time.Duration
 	Tick   time.Duration // 1 s: how often the throttles look at live users
 	Soak   time.Duration // 1 min: how often a soaking user's stores are looked at
+	// Away is how long a store that was reached before, and to which no connection
+	// can be made any more, fails nobody; default 1 h.
+	Away time.Duration
 }
 
 func (t Timing) withDefaults() Timing {
@@ -255,5 +258,6 @@ func (t Timing) withDefaults() Timing {
 	set(&t.BackOff, time.Second)
 	set(&t.Tick, time.Second)
 	set(&t.Soak, time.Minute)
+	set(&t.Away, time.Hour)
 	return t
 }

@@ -54,7 +54,11 @@ func (c *cli) report(err error) {
 	case errors.Is(err, errPartialSaid):
 	case errors.As(err, &problems):
 		fmt.Fprintln(c.stderr, problems)
-		fmt.Fprintf(c.stderr, "mailferry: %d mistakes in the configuration\n", len(problems))
+		mistakes := "mistakes"
+		if len(problems) == 1 {
+			mistakes = "mistake"
+		}
+		fmt.Fprintf(c.stderr, "mailferry: %d %s in the configuration\n", len(problems), mistakes)
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(c.stderr, "mailferry: interrupted")
 	default:

@@ -201,6 +201,24 @@ func TestWatchedNodeStops(t *testing.T) {
 	}
 }
 
+// What all suffer from is told once.
+func TestFailuresAreGrouped(t *testing.T) {
+	no := func(user, reason string) admin.Move {
+		return admin.Move{User: user, State: "failed", Done: true, Failed: true, Reason: reason}
+	}
+	m := &played{states: []admin.Batch{batch(true, no("anna", `login of "anna": refused`), no("bob", "no such user"), no("carl", `login of "carl": refused`))}}
+	_, out, errs := runAgainst(t, m, "migrate", "watch")
+	if !strings.HasPrefix(errs, "anna, carl: login of USER: refused\nbob: no such user\n") {
+		t.Errorf("%s\n%s", out, errs)
+	}
+	b := batch(false, moving("anna", "copying"))
+	b.Paused, b.Running, b.Left = true, 1, time.Minute
+	m.states = []admin.Batch{b}
+	if _, out, _ := runAgainst(t, m, "migrate", "status"); !regexp.MustCompile(`(?m)^b1 .* 0% +- +pausing, still at work: 1$`).MatchString(out) {
+		t.Errorf("status:\n%s", out)
+	}
+}
+
 // TestBars draws to a buffer: nothing must hang or be left behind.
 func TestBars(t *testing.T) {
 	var out bytes.Buffer

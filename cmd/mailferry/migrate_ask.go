@@ -27,7 +27,7 @@ func (c *cli) migrateStatusCommand() *cobra.Command {
 			for i := range batches {
 				b := &batches[i]
 				left := "-"
-				if b.Left > 0 && !b.Done {
+				if b.Left > 0 && !b.Done && !b.Paused {
 					left = leftText(b.Left)
 				}
 				rows = append(rows, []string{b.ID, orDash(b.From), orDash(b.To), fmt.Sprint(b.Users), fmt.Sprint(b.Moved), fmt.Sprint(b.Failed),
@@ -73,7 +73,9 @@ func batchState(b *admin.Batch) string {
 	case b.Done:
 		return "done"
 	case b.Paused:
-		state = "paused"
+		if state = "paused"; b.Running > 0 {
+			state = fmt.Sprintf("pausing, still at work: %d", b.Running)
+		}
 	case b.Waits != "":
 		state = "waits"
 	}

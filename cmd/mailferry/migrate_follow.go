@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"mailferry/internal/admin"
@@ -69,22 +71,49 @@ func (c *cli) summary(ctx context.Context, node *admin.Client, b *admin.Batch) e
 	if b.Failed == 0 {
 		return nil
 	}
-	shown := 0
-	for m, err := range node.Migrations().AllMoves(ctx, admin.MoveQuery{Batch: b.ID, Failed: true}) {
-		if err != nil {
-			return err
-		}
-		if shown++; shown > maxShownFailures {
-			fmt.Fprintf(c.stderr, "and %d more: mailferry migrate show %s --failed\n", b.Failed-maxShownFailures, b.ID)
-			break
-		}
-		fmt.Fprintf(c.stderr, "%s: %s\n", m.User, m.Reason)
+	if err := c.tellFailures(ctx, node, b); err != nil {
+		return err
 	}
 	err := fmt.Errorf("%d of %d users failed", b.Failed, b.Users)
 	if b.Failed < b.Users {
 		err = fmt.Errorf("%w: %w", errPartial, err)
 	}
+	if b.Stopped {
+		return admin.WithHint(err, "they stay on their old store; another batch moves those who were not begun")
+	}
 	return admin.WithHint(err, "they stay on their old store; when the cause is gone: mailferry migrate retry "+b.ID)
+}
+
+// tellFailures names those who failed and why; those with the same reason together.
+func (c *cli) tellFailures(ctx context.Context, node *admin.Client, b *admin.Batch) error {
+	var reasons []string // in the order in which they come
+	users := map[string][]string{}
+	told := 0
+	for m, err := range node.Migrations().AllMoves(ctx, admin.MoveQuery{Batch: b.ID, Failed: true}) {
+		if err != nil {
+			return err
+		}
+		if told++; told > maxShownFailures {
+			break
+		}
+		// What is said of a user is often said of all, but for the name.
+		reason := strings.ReplaceAll(m.Reason, strconv.Quote(m.User), "USER")
+		if users[reason] == nil {
+			reasons = append(reasons, reason)
+		}
+		users[reason] = append(users[reason], m.User)
+	}
+	for _, r := range reasons {
+		names := users[r]
+		if len(names) == 1 {
+			r = strings.ReplaceAll(r, "USER", strconv.Quote(names[0]))
+		}
+		fmt.Fprintf(c.stderr, "%s: %s\n", strings.Join(names, ", "), r)
+	}
+	if told > maxShownFailures {
+		fmt.Fprintf(c.stderr, "and %d more: mailferry migrate show %s --failed\n", b.Failed-maxShownFailures, b.ID)
+	}
+	return nil
 }
 
 // silent is for those who read JSON.
@@ -113,6 +142,9 @@ func (l *lines) show(b *admin.Batch) {
 	for i := range b.Moves {
 		m := &b.Moves[i]
 		if l.states[m.User] == m.State || b.Users > chattyUsers && !m.Failed {
+			continue
+		}
+		if m.State == "listed" && m.Reason == "" { // so they all begin
 			continue
 		}
 		l.states[m.User] = m.State
@@ -154,7 +186,7 @@ func paceText(b *admin.Batch) string {
 	if b.Rate > 0 {
 		text += ", " + rateText(b.Rate)
 	}
-	if b.Left > 0 {
+	if b.Left > 0 && !b.Paused && !b.Done {
 		text += ", " + leftText(b.Left) + " left"
 	}
 	if b.Failed > 0 {

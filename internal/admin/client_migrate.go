@@ -83,7 +83,7 @@ func (m *MigrationClient) Watch(ctx context.Context, id string, fn func(Batch) e
 			return nil
 		case err != nil:
 			err = backend.Errorf(backend.KindUnavailable, "", "the node stopped while it was watched: %w", err)
-			return WithHint(err, "the batch goes on when the node runs again; see: mailferry migrate status")
+			return WithHint(err, "the batch goes on when the node runs again; see: mailferry migrate watch "+last.ID)
 		}
 		last = b
 		if err := fn(b); err != nil {
