@@ -35,27 +35,6 @@ func (f *farm) soak(t *testing.T, c *admin.Client, user string) {
 	}
 }
 
-// await asks for a user's move until ok holds.
-func (f *farm) await(t *testing.T, c *admin.Client, batch, user string, ok func(admin.Move) bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for range tick.C {
-		for m, err := range c.Migrations().AllMoves(t.Context(), admin.MoveQuery{Batch: batch}) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if m.User == user && ok(m) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("not yet: %+v", m)
-			}
-		}
-	}
-}
-
 // subjects are a user's mail in INBOX by UID.
 func subjects(t *testing.T, c *imapclient.Client) (*imap.SelectData, map[imap.UID]string) {
 	t.Helper()
