@@ -101,8 +101,8 @@ func (b *batch) restore(r *replayed) {
 		b.counts[m.State]++
 		b.moves[u] = m
 	}
-	for u, f := range r.figures { // what status shows of those who are done
-		if s := b.status[u]; s != nil && b.moves[u].Done() {
+	for u, f := range r.figures { // what status shows of those who are done, or soon are
+		if s := b.status[u]; s != nil && (b.moves[u].Done() || b.moves[u].held()) {
 			s.kept = f
 			b.sum.add(f, 1)
 		}

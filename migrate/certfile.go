@@ -64,7 +64,10 @@ func (l *certificateLines) add(path string, line []byte) (err error) {
 			line = append([]byte{'\n'}, line...)
 		}
 	}
-	_, err = l.f.Write(line)
+	if _, err = l.f.Write(line); err != nil { // a part of it may be there: the next one ends it
+		_ = l.f.Close()
+		l.f = nil
+	}
 	return err
 }
 
@@ -182,6 +185,9 @@ func replaceFile(path string, data []byte) error {
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
 	}
 	return err
 }

@@ -277,7 +277,7 @@ func (e *Engine) order(id BatchID, order string) error {
 		return backend.Errorf(backend.KindConflict, "The batch is finished.", "batch %q", id)
 	}
 	if err := b.journal.order(record{Order: order, Time: time.Now().UTC()}); err != nil {
-		return err
+		return &journalError{err}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -171,9 +171,10 @@ type journalError struct{ err error }
 func (e *journalError) Error() string { return "the journal cannot be written: " + e.err.Error() }
 func (e *journalError) Unwrap() error { return e.err }
 
-// copied is what the journal keeps of a move that is done.
+// copied is what the journal keeps of a move that is done, or may be when the process
+// is killed.
 func (d *driver) copied(m Move) (f figures) {
-	if d.acct != nil && (m.Done() || m.State == Flipped) {
+	if d.acct != nil && (m.Done() || m.State == Ready || m.held()) {
 		f = d.acct.progress.figures()
 	}
 	return f
@@ -342,7 +343,7 @@ func (d *driver) sync(ctx context.Context) (Event, error) {
 		if ev.Same && d.passes == 1 {
 			write = d.e.certificateLine
 		}
-		d.certifyTo("copied", write)
+		_ = d.certifyTo("copied", write)
 	}
 	return ev, nil
 }

@@ -276,8 +276,11 @@ func (d *driver) compare() Event {
 	if err == nil {
 		err = d.acct.comparePOP3(d.hold.ctx)
 	}
-	if err == nil {
-		d.certify("compared")
+	if err == nil { // nobody is flipped without one
+		if err = d.certify("compared"); err != nil {
+			err = fmt.Errorf("the certificate cannot be written: %w", err)
+			d.b.pauseFor(err)
+		}
 	}
 	return held(EvEqual, err)
 }
@@ -408,16 +411,16 @@ func (d *driver) report(ctx context.Context) Event {
 			d.acct.flippedPOP3(ctx)
 		}
 	}
-	d.certify("compared")
+	_ = d.certify("compared") // it is there already, without the reports
 	return Event{Kind: EvReported, Until: time.Now().Add(d.b.spec.Soak).Unix()}
 }
 
-// certify writes the certificate; one that was written at the flip is only
+// certify writes the certificate, and logs a failure; one that was written at the flip is only
 // given the reports when the process was restarted since.
-func (d *driver) certify(level string) { d.certifyTo(level, d.e.certificate) }
+func (d *driver) certify(level string) error { return d.certifyTo(level, d.e.certificate) }
 
 // certifyTo is certify with the place for the certificate.
-func (d *driver) certifyTo(level string, write func(*batch, *Certificate) error) {
+func (d *driver) certifyTo(level string, write func(*batch, *Certificate) error) error {
 	var c *Certificate
 	if d.acct != nil {
 		c = d.acct.certify(level)
@@ -431,7 +434,9 @@ func (d *driver) certifyTo(level string, write func(*batch, *Certificate) error)
 	if !d.flipped.IsZero() {
 		c.Flipped = &d.flipped
 	}
-	if err := write(d.b, c); err != nil {
+	err := write(d.b, c)
+	if err != nil {
 		d.log.Error("certificate not written", "error", err)
 	}
+	return err
 }

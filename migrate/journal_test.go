@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-imap/v2"
+
+	"mailferry/backend"
 )
 
 func testJournal(t *testing.T) (string, *journal) {
@@ -277,6 +280,68 @@ func TestBatchOnAFullDisk(t *testing.T) {
 			}
 			r.complete(t)
 		})
+	}
+}
+
+// What was copied for a user is still told when another process ends the move.
+func TestFiguresBehindARestart(t *testing.T) {
+	r := newRig(t, 1, 10)
+	away := make(chan struct{})
+	var once sync.Once
+	set := r.opt.SetStore
+	r.opt.SetStore = func(context.Context, backend.Entry, string) error {
+		once.Do(func() { close(away) })
+		return backend.NewError(backend.KindUnavailable, "the directory is away")
+	}
+	e := r.engine(t)
+	id := start(t, e, BatchSpec{Users: r.users()})
+	<-away
+	e.Close()
+	r.opt.SetStore = set
+	e = r.engine(t)
+	if err := e.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := wait(t, e, id); st.Counts[Final] != 1 || st.Users[0].MessagesDone != 10 || st.MessagesDone != 10 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// Nobody is flipped whose certificate cannot be written.
+func TestNoFlipWithoutACertificate(t *testing.T) {
+	r := newRig(t, 2, 10)
+	var once sync.Once
+	var block string
+	r.places.fail = func(op string) error {
+		if op == "quiet" {
+			once.Do(func() { // somebody who is in the way, as a full disk is
+				if err := os.MkdirAll(block, 0o700); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return nil
+	}
+	e := r.engine(t)
+	spec := BatchSpec{ID: "b", Users: r.users(), Parallel: 1, To: "home"}
+	block = filepath.Join(e.dir("b"), certificateName("u00")+".new", "x")
+	id := start(t, e, spec)
+	st := until(t, e, id, func(st *BatchStatus) bool { return st.Paused && running(st) == 0 })
+	if p := r.places.m["u00"]; p.Store == "home" || !strings.Contains(st.Waits, "the certificate cannot be written") || st.Counts[Failed] > 0 {
+		t.Errorf("%+v, placement %+v", st, p)
+	}
+	if err := os.RemoveAll(filepath.Dir(block)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Continue(id); err != nil {
+		t.Fatal(err)
+	}
+	if st := wait(t, e, id); st.Counts[Final] != 2 {
+		t.Errorf("%+v", st)
+	}
+	r.complete(t)
+	if c, err := e.Certificate("u00"); err != nil || c.Grade != "perfect" {
+		t.Errorf("%+v %v", c, err)
 	}
 }
 
