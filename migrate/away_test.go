@@ -72,7 +72,7 @@ func TestBatchOutlivesAnOutage(t *testing.T) {
 	id := start(t, e, BatchSpec{Users: r.users(), Parallel: 2, Attempts: 3})
 	<-o.many
 	st := until(t, e, id, func(st *BatchStatus) bool { return st.Waits != "" })
-	if st.Counts[Failed] > 0 || st.Finished || st.Running != 2 || !strings.Contains(st.Waits, "connection refused") {
+	if st.Counts[Failed] > 0 || st.Finished || st.Running != 2 || st.Left != 0 || !strings.Contains(st.Waits, "connection refused") {
 		t.Errorf("in the outage: %+v", st)
 	}
 	o.set(false)

@@ -538,7 +538,9 @@ func (b *batch) summaryLocked() *BatchStatus {
 	st.Worked = b.pace.worked
 	if st.Share = 1; !b.ended {
 		_, st.Rate = b.pace.rates(done, float64(f.octetsDone))
-		st.Left = b.pace.left(done, total)
+		if st.Waits == "" && !b.paused { // else nobody knows
+			st.Left = b.pace.left(done, total)
+		}
 		st.Share = done / max(total, 1)
 	}
 	return st
