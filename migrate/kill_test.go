@@ -393,6 +393,7 @@ func (r *killRig) look(t *testing.T, dir, moment string) {
 	t.Helper()
 	there := mailtest.Server{Password: "x"}
 	if r.to != nil {
+		r.to.relay.AwaitIdle(t) // what a killed engine had sent counts, too
 		there = r.to.judge
 	} else {
 		st, end := openStore(t, filepath.Join(dir, "store"))

@@ -37,6 +37,8 @@ type Relay struct {
 	flowing [2]chan struct{} // closed: octets pass
 	marks   [2][]mark
 	conns   map[net.Conn]bool
+	open    int           // connections that were accepted and have not ended on both sides
+	idle    chan struct{} // closed: none is open
 }
 
 // NewRelay listens on a free port and passes connections on to the target.
@@ -47,7 +49,9 @@ func NewRelay(t testing.TB, target string) *Relay {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Relay{Addr: l.Addr().String(), l: l, ctx: ctx, target: target, cut: [2]int64{-1, -1}, conns: map[net.Conn]bool{}}
+	r := &Relay{Addr: l.Addr().String(), l: l, ctx: ctx, target: target, cut: [2]int64{-1, -1}, conns: map[net.Conn]bool{},
+		idle: make(chan struct{})}
+	close(r.idle)
 	r.Resume()
 	r.wg.Go(r.accept)
 	t.Cleanup(func() {
@@ -130,6 +134,19 @@ func (r *Relay) Octets(d Direction) int64 { return r.octets[d].Load() }
 // Connections is how many connections were accepted.
 func (r *Relay) Connections() int64 { return r.count.Load() }
 
+// AwaitIdle waits until no connection is left, on either side: a server whose
+// client was killed may still be at work on what it had been sent.
+func (r *Relay) AwaitIdle(t testing.TB) {
+	t.Helper()
+	var idle chan struct{}
+	r.with(func() { idle = r.idle })
+	select {
+	case <-idle:
+	case <-time.After(5 * time.Minute): // a busy machine may take its time to accept one
+		t.Error("connections through the relay do not end")
+	}
+}
+
 func (r *Relay) with(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,7 +160,19 @@ func (r *Relay) accept() {
 			return
 		}
 		r.count.Add(1)
-		r.wg.Go(func() { r.serve(c) })
+		r.with(func() {
+			if r.open++; r.open == 1 {
+				r.idle = make(chan struct{})
+			}
+		})
+		r.wg.Go(func() {
+			r.serve(c)
+			r.with(func() {
+				if r.open--; r.open == 0 {
+					close(r.idle)
+				}
+			})
+		})
 	}
 }
 
