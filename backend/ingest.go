@@ -57,6 +57,9 @@ type ImportMailbox struct {
 	SpecialUse  []imap.MailboxAttr
 	// NoSelect: a node of the hierarchy that holds no messages; UIDValidity is 0.
 	NoSelect bool
+	// LeftOut: the source has it, but nobody asked for it. Only Prepare is told,
+	// so that it is not taken for one that is gone.
+	LeftOut bool
 }
 
 // ImportedMailbox is the state of one imported mailbox.

@@ -337,9 +337,10 @@ func (a *account) prepare(ctx context.Context, pl *plan) error {
 
 // importBoxes are the mailboxes of a plan as a target is told them.
 func importBoxes(pl *plan) []backend.ImportMailbox {
-	boxes := make([]backend.ImportMailbox, len(pl.boxes))
-	for i, p := range pl.boxes {
-		boxes[i] = backend.ImportMailbox{Name: p.name, UIDValidity: p.status.UIDValidity, SpecialUse: p.special, NoSelect: p.hollow}
+	boxes := make([]backend.ImportMailbox, 0, len(pl.boxes)+len(pl.left))
+	for i, p := range slices.Concat(pl.boxes, pl.left) {
+		boxes = append(boxes, backend.ImportMailbox{Name: p.name, UIDValidity: p.status.UIDValidity, SpecialUse: p.special, NoSelect: p.hollow,
+			LeftOut: i >= len(pl.boxes)})
 	}
 	return boxes
 }
@@ -480,8 +481,8 @@ func (a *account) openHollow(ctx context.Context, p planned) error {
 // removeGone drops what the source no longer has. A mailbox with mail goes only
 // when a second connection does not list it either.
 func (a *account) removeGone(ctx context.Context, pl *plan, res *pass) error {
-	present := make(map[backend.MailboxName]bool, len(pl.boxes))
-	for _, p := range pl.boxes {
+	present := make(map[backend.MailboxName]bool, len(pl.boxes)+len(pl.left))
+	for _, p := range slices.Concat(pl.boxes, pl.left) {
 		present[p.name] = true
 	}
 	var gone []backend.MailboxName

@@ -113,7 +113,11 @@ func (c *compiled) boxes(pl *plan) {
 		subscribed[n] = true
 	}
 	pl.boxes = slices.DeleteFunc(pl.boxes, func(p planned) bool {
-		return !c.wants(pl.namespace, p.shown) || c.SkipEmpty && p.known && p.status.Messages == 0 || c.OnlySubscribed && !subscribed[p.name]
+		out := !c.wants(pl.namespace, p.shown) || c.SkipEmpty && p.known && p.status.Messages == 0 || c.OnlySubscribed && !subscribed[p.name]
+		if out {
+			pl.left = append(pl.left, p)
+		}
+		return out
 	})
 	rank := func(p planned) int {
 		if i := slices.Index(c.First, p.shown); i >= 0 {

@@ -2,10 +2,12 @@ package migrate
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"mailferry/backend"
 	"mailferry/internal/mailtest"
 	"mailferry/migrate/target"
 )
@@ -68,7 +70,7 @@ func testForeignSubscriptions(t *testing.T, from, to *peer) {
 		if st.Failed() > 0 {
 			t.Fatalf("%+v", st.Users)
 		}
-		if cert, err := e.Certificate("anna"); err != nil || len(cert.Exception) > 0 {
+		if cert, err := e.Certificate("anna"); err != nil || len(cert.Exception) > 0 && !rules.DeleteFolders {
 			t.Errorf("%v: %+v", err, cert)
 		}
 		acct, err := ofTarget.Survey(context.Background())
@@ -105,4 +107,71 @@ func testForeignSubscriptions(t *testing.T, from, to *peer) {
 	run(target.Rules{}, "Alone", "Both", "New", "Own", "Wood", "Wood/Leaf")
 	at(to, "SUBSCRIBE Keep") // which is his own from now on
 	run(target.Rules{}, "Alone", "Both", "Keep", "New", "Own", "Wood", "Wood/Leaf")
+
+	// What the source's user has deleted, and is subscribed to still, and not.
+	at(from, "DELETE New", "DELETE Wood/Leaf", "UNSUBSCRIBE Wood/Leaf")
+	at(to, "SUBSCRIBE Wood/Leaf")
+	want := []string{"Both", "Keep", "Own", "Wood"}
+	if to.store.Type != backend.StoreCyrus { // which lets no subscription outlive its mailbox
+		want = append(want, "New")
+	}
+	run(target.Rules{DeleteFolders: true}, want...)
+}
+
+// TestForeignFilters: a mailbox that a filter leaves out is not one that the
+// source has no more.
+func TestForeignFilters(t *testing.T) {
+	t.Parallel()
+	from, to := dovecotPeer(t, "from", mailtest.DovecotOptions{}), dovecotPeer(t, "to", mailtest.DovecotOptions{})
+	at := func(p *peer, cmds ...string) {
+		c := mailtest.DialIMAP(t, p.judge.Addr)
+		defer c.Close()
+		c.Login("anna", p.judge.Password)
+		for _, cmd := range cmds {
+			c.Cmd("%s", cmd)
+		}
+	}
+	at(from, "CREATE A", "APPEND A {24+}\r\nSubject: one\r\n\r\nmail 1\r\n", "CREATE B", "APPEND B {24+}\r\nSubject: two\r\n\r\nmail 2\r\n", "CREATE Empty", "CREATE Later")
+	at(to, "CREATE Later", "CREATE Extra")
+	e := foreignEngine(t, t.TempDir(), from.store, to.store, nil)
+	run := func(only string, rules target.Rules, dry bool, want ...string) *Certificate {
+		t.Helper()
+		spec := BatchSpec{Users: []string{"anna"}, To: "to", Rules: &rules, Dry: dry}
+		if only != "" {
+			spec.Filter = &Filter{Mailboxes: []string{only}}
+		}
+		if st := wait(t, e, begin(t, e, spec)); st.Failed() > 0 {
+			t.Fatalf("%+v", st.Users)
+		}
+		c, err := (&source{store: to.store, user: "anna"}).dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		acct, err := c.Survey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, m := range acct.Mailboxes {
+			got = append(got, fmt.Sprint(m.Name, m.Status.Messages))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("only %q: %q, not %q", only, got, want)
+		}
+		cert, err := e.Certificate("anna")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	run("A", target.Rules{}, false, "A1", "Extra0", "INBOX0", "Later0")
+	run("Empty", target.Rules{}, false, "A1", "Empty0", "Extra0", "INBOX0", "Later0")
+	run("B", target.Rules{}, false, "A1", "B1", "Empty0", "Extra0", "INBOX0", "Later0")
+	cert := run("A", target.Rules{DeleteFolders: true}, true, "A1", "B1", "Empty0", "Extra0", "INBOX0", "Later0")
+	if cert.Side == nil || !slices.Equal(cert.Side.Changes, []string{`mailbox "Extra" deleted`}) {
+		t.Errorf("a dry run tells of %+v", cert.Side)
+	}
+	run("A", target.Rules{DeleteFolders: true}, false, "A1", "B1", "Empty0", "INBOX0", "Later0")
 }

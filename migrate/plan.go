@@ -36,6 +36,7 @@ type planned struct {
 type plan struct {
 	namespace     backend.Namespace
 	boxes         []planned
+	left          []planned // by a filter
 	subscriptions []backend.MailboxName
 	exceptions    []Exception
 	// foreign are mailboxes of others that the user sees, and subscribed names

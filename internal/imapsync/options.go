@@ -156,7 +156,7 @@ var options = concat(
 			set: func(j *Job, _ string) error { j.Rules.NoMetadata = false; return nil }, no: func(j *Job) error { j.Rules.NoMetadata = true; return nil }},
 		{names: []string{"syncsieve"}, says: "(ours) default: Sieve scripts are carried over by ManageSieve; --nosyncsieve leaves them",
 			set: func(j *Job, _ string) error { j.Rules.NoSieve = false; return nil }, no: func(j *Job) error { j.Rules.NoSieve = true; return nil }},
-		on("check and plan only; says what would be created and set", "dry", func(j *Job) *bool { return &j.Dry }),
+		on("check and plan only; says what would be created, set and deleted (mailboxes)", "dry", func(j *Job) *bool { return &j.Dry }),
 		on("the same", "dry1", func(j *Job) *bool { return &j.Dry }),
 		on("mailboxes and subscriptions, no mail", "justfolders", func(j *Job) *bool { return &j.Filter.FoldersOnly }),
 		on("logs in at the source and plans, changes nothing", "justlogin", func(j *Job) *bool { return &j.Dry }),

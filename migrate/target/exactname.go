@@ -17,7 +17,7 @@ func (i *account) exactRenames(ctx context.Context, p []*wanted, gone map[uint32
 	var renamed []*wanted
 	for _, w := range p {
 		b := gone[w.UIDValidity]
-		if b == nil || w.UIDValidity == 0 || validity[w.UIDValidity] != 2 || i.boxes[w.Name] != nil || w.exists {
+		if b == nil || w.LeftOut || w.UIDValidity == 0 || validity[w.UIDValidity] != 2 || i.boxes[w.Name] != nil || w.exists {
 			continue
 		}
 		if err := i.rename(b, w); err != nil {

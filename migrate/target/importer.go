@@ -106,6 +106,7 @@ type account struct {
 	prepared map[backend.MailboxName]bool
 	created  map[string]bool                            // by this process; guarded by mu
 	ours     map[string]bool                            // names whose subscription a copy made; guarded by mu
+	orphans  map[string]bool                            // names that a copy took away; guarded by mu
 	uses     map[backend.MailboxName][]imap.MailboxAttr // of the source; guarded by mu
 
 	// Of an exact target.
@@ -415,11 +416,8 @@ func (i *account) Remove(ctx context.Context, name backend.MailboxName) error {
 			return fmt.Errorf("delete %q at the target: %w", b.raw, err)
 		}
 		i.mu.Lock()
-		err = i.unsubscribe(ctx, b.raw)
+		i.orphaned(b.raw)
 		i.mu.Unlock()
-		if err != nil {
-			return fmt.Errorf("unsubscribe %q at the target: %w", b.raw, err)
-		}
 	}
 	i.state.Lock()
 	defer i.state.Unlock()

@@ -33,11 +33,12 @@ func (i *account) Prepare(ctx context.Context, boxes []backend.ImportMailbox) er
 		}
 	}
 	i.watched = false
-	p, err := i.plan(boxes)
+	all, err := i.plan(boxes)
 	if err != nil {
 		return err
 	}
-	if err := i.renames(ctx, p); err != nil {
+	p := slices.DeleteFunc(slices.Clone(all), func(w *wanted) bool { return w.LeftOut })
+	if err := i.renames(ctx, all); err != nil {
 		return err
 	}
 	if err := i.create(ctx, p); err != nil {
@@ -46,7 +47,7 @@ func (i *account) Prepare(ctx context.Context, boxes []backend.ImportMailbox) er
 	if err := i.adoptNames(p); err != nil {
 		return err
 	}
-	if err := i.deleteExtra(ctx, p, len(i.prepared) == 0 && len(boxes) > 1); err != nil {
+	if err := i.deleteExtra(ctx, all, len(i.prepared) == 0 && len(boxes) > 1); err != nil {
 		return err
 	}
 	if err := i.selectNew(ctx, p); err != nil {
@@ -56,14 +57,14 @@ func (i *account) Prepare(ctx context.Context, boxes []backend.ImportMailbox) er
 		i.prepared = make(map[backend.MailboxName]bool)
 	}
 	for _, b := range boxes {
-		i.prepared[b.Name] = true
+		i.prepared[b.Name] = !b.LeftOut
 	}
 	return nil
 }
 
 func (i *account) allPrepared(boxes []backend.ImportMailbox) bool {
 	for _, b := range boxes {
-		if !i.prepared[b.Name] {
+		if !i.prepared[b.Name] && !b.LeftOut {
 			return false
 		}
 	}
@@ -124,7 +125,7 @@ func (i *account) plan(boxes []backend.ImportMailbox) ([]*wanted, error) {
 		if old := i.boxes[b.Name]; i.o.Exact != nil && old != nil { // whatever its name says
 			w.raw, w.exists = old.raw, slices.ContainsFunc(i.list.Mailboxes, func(e remote.ListEntry) bool { return e.Raw == old.raw && e.Selectable() })
 		}
-		if note != "" {
+		if note != "" && !b.LeftOut {
 			i.note(backend.ImportNote{Mailbox: b.Name, What: fmt.Sprintf("%q became %q: %s", i.source.Show(b.Name), shown, note)})
 		}
 		out = append(out, w)
@@ -174,7 +175,7 @@ func (i *account) renames(ctx context.Context, p []*wanted) error {
 	byDepth := slices.SortedStableFunc(slices.Values(p), func(x, y *wanted) int { return len(x.raw) - len(y.raw) })
 	for _, w := range byDepth { // parents first: their descendants go with them
 		b := gone[w.UIDValidity]
-		if b == nil || w.UIDValidity == 0 || validity[w.UIDValidity] != 2 || i.boxes[w.Name] != nil || w.exists {
+		if b == nil || w.LeftOut || w.UIDValidity == 0 || validity[w.UIDValidity] != 2 || i.boxes[w.Name] != nil || w.exists {
 			continue
 		}
 		if !i.has(w.raw) || i.has(b.raw) {
@@ -194,9 +195,7 @@ func (i *account) renames(ctx context.Context, p []*wanted) error {
 				return err
 			}
 		}
-		if err := i.unsubscribe(ctx, b.raw); err != nil {
-			return err
-		}
+		i.orphaned(b.raw)
 		w.exists = true
 		if err := i.take(b, w); err != nil {
 			return err
@@ -353,17 +352,16 @@ func (i *account) adoptNames(p []*wanted) error {
 	return i.index.Sync()
 }
 
-// deleteExtra removes the target's mailboxes that nothing goes to, at the first
-// plan of a run, where the rules ask for it.
-func (i *account) deleteExtra(ctx context.Context, p []*wanted, first bool) error {
-	if !i.o.Rules.DeleteFolders || !first || i.o.Exact != nil {
+// extra are the target's mailboxes that nothing of the source goes to, nor would
+// if nothing were left out, where the rules ask for them to go; callers hold mu.
+func (i *account) extra(all []*wanted) (extra []string) {
+	if !i.o.Rules.DeleteFolders || i.o.Exact != nil {
 		return nil
 	}
 	keep := make(map[string]bool)
-	for _, w := range p {
+	for _, w := range all {
 		keep[w.raw] = true
 	}
-	var extra []string
 	foreign := append(slices.Clone(i.list.Namespaces.Other), i.list.Namespaces.Shared...)
 	for k := range i.list.Mailboxes {
 		e := &i.list.Mailboxes[k]
@@ -378,6 +376,15 @@ func (i *account) deleteExtra(ctx context.Context, p []*wanted, first bool) erro
 			len(extra), len(i.list.Mailboxes))})
 		return nil
 	}
+	return extra
+}
+
+// deleteExtra removes them, at the first plan of a run.
+func (i *account) deleteExtra(ctx context.Context, all []*wanted, first bool) error {
+	if !first {
+		return nil
+	}
+	extra := i.extra(all)
 	slices.Sort(extra)
 	slices.Reverse(extra) // descendants first
 	for _, raw := range extra {
@@ -388,9 +395,7 @@ func (i *account) deleteExtra(ctx context.Context, p []*wanted, first bool) erro
 			i.note(backend.ImportNote{What: fmt.Sprintf("mailbox %q of the target could not be deleted: %v", raw, err)})
 			continue
 		}
-		if err := i.unsubscribe(ctx, raw); err != nil {
-			return err
-		}
+		i.orphaned(raw)
 		i.note(backend.ImportNote{What: fmt.Sprintf("mailbox %q of the target was deleted: the old store has none of this name", raw)})
 	}
 	return nil

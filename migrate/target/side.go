@@ -183,6 +183,8 @@ func (i *account) PlanSide(ctx context.Context, list []backend.ImportMailbox, d 
 	}
 	s := &sideRun{i: i, d: d, rec: rec, dry: true, box: make(map[backend.MailboxName]boxAt), uses: usesOf(list)}
 	taken := make(map[string]bool)
+	gone := i.wouldGo(plan)
+	plan = slices.DeleteFunc(plan, func(w *wanted) bool { return w.LeftOut })
 	for _, w := range plan {
 		s.box[w.Name] = boxAt{raw: w.raw, shown: w.shown, ok: true, exists: w.exists, created: !w.exists, second: taken[w.raw]}
 		taken[w.raw] = true
@@ -196,16 +198,34 @@ func (i *account) PlanSide(ctx context.Context, list []backend.ImportMailbox, d 
 			create = append(create, backend.ImportNote{Mailbox: w.Name, What: fmt.Sprintf("mailbox %q created", w.shown)})
 		}
 	}
-	s.out.Changed = append(create, s.out.Changed...)
+	s.out.Changed = append(append(create, gone...), s.out.Changed...)
 	s.out.Left = append(i.Notes(), s.out.Left...)
 	return s.out, nil
+}
+
+// wouldGo tells which mailboxes of the target a copy would delete; callers hold mu.
+func (i *account) wouldGo(all []*wanted) (notes []backend.ImportNote) {
+	raws := i.extra(all)
+	if i.o.Rules.DeleteFolders {
+		for _, b := range i.mailboxes() {
+			if b.name != backend.Inbox && !i.shared(b) && !slices.ContainsFunc(all, func(w *wanted) bool { return w.Name == b.name || w.raw == b.raw }) {
+				raws = append(raws, b.raw)
+			}
+		}
+	}
+	slices.Sort(raws)
+	for _, raw := range raws {
+		name, _ := remote.DecodeName(raw)
+		notes = append(notes, backend.ImportNote{What: fmt.Sprintf("mailbox %q deleted", name)})
+	}
+	return notes
 }
 
 // usesOf are the special uses of a plan's mailboxes.
 func usesOf(list []backend.ImportMailbox) map[backend.MailboxName][]imap.MailboxAttr {
 	uses := make(map[backend.MailboxName][]imap.MailboxAttr)
 	for _, b := range list {
-		if len(b.SpecialUse) > 0 && b.Name != backend.Inbox && !b.NoSelect {
+		if len(b.SpecialUse) > 0 && !b.LeftOut && b.Name != backend.Inbox && !b.NoSelect {
 			uses[b.Name] = b.SpecialUse
 		}
 	}

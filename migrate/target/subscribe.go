@@ -10,13 +10,13 @@ import (
 )
 
 // Subscriptions implements backend.Import. It takes back only what a copy has
-// subscribed, of mailboxes that the source still has: what the target's user
-// subscribed stays, and so does the subscription of a mailbox that is left there.
+// subscribed or deleted: what the target's user subscribed stays, and so does the
+// subscription of a mailbox that is left at the target.
 func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName) error {
 	if i.o.Rules.NoSubscribe {
 		return nil
 	}
-	have, wanted := make(map[string]bool), make(map[string]bool)
+	have, wanted, kept := make(map[string]bool), make(map[string]bool), make(map[string]bool)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.list != nil {
@@ -29,6 +29,8 @@ func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName
 			wanted[b.raw] = true
 		} else if i.o.Exact != nil { // of a mailbox that is gone
 			wanted[remote.EncodeName(i.source.Show(name))] = true
+		} else if b == nil && i.list != nil {
+			kept[i.nameOfGone(name)] = true
 		}
 	}
 	if i.o.Rules.SubscribeAll {
@@ -47,13 +49,45 @@ func (i *account) Subscriptions(ctx context.Context, names []backend.MailboxName
 	case i.o.Exact != nil:
 		remove = i.unsubscribed(names)
 	default:
-		for _, b := range i.mailboxes() {
-			if i.ours[b.raw] && !wanted[b.raw] && i.prepared[b.name] && b.failed == nil {
-				remove = append(remove, b.raw)
+		for _, raw := range i.givenUp(func(raw string) bool { return wanted[raw] || kept[raw] }) {
+			if have[raw] {
+				remove = append(remove, raw)
+			} else if err := i.subscribed(raw, false); err != nil { // its user was faster
+				return err
 			}
 		}
 	}
 	return i.changeSubscriptions(ctx, add, remove)
+}
+
+// givenUp are subscriptions that a copy made and the source has no more, and
+// those of mailboxes that a copy took away; callers hold mu.
+func (i *account) givenUp(wanted func(raw string) bool) (remove []string) {
+	boxes := make(map[string]*mailbox)
+	for _, b := range i.mailboxes() {
+		boxes[b.raw] = b
+	}
+	there := make(map[string]bool, len(i.list.Mailboxes))
+	for k := range i.list.Mailboxes {
+		there[i.list.Mailboxes[k].Raw] = true
+	}
+	for raw := range i.ours {
+		b := boxes[raw]
+		has := b != nil && i.prepared[b.name] && b.failed == nil
+		if has && !wanted(raw) {
+			remove = append(remove, raw)
+		}
+		if b == nil && !there[raw] { // an earlier run that was killed took it away
+			i.orphaned(raw)
+		}
+	}
+	for raw := range i.orphans {
+		if !wanted(raw) && !there[raw] {
+			remove = append(remove, raw)
+		}
+	}
+	clear(i.orphans)
+	return remove
 }
 
 // changeSubscriptions notes what a copy has subscribed after the target did it:
@@ -113,16 +147,26 @@ func (i *account) subscribed(raw string, on bool) error {
 	return nil
 }
 
-// unsubscribe takes the subscription of a name back that is gone; callers hold mu.
-func (i *account) unsubscribe(ctx context.Context, raw string) error {
-	if i.o.Rules.NoSubscribe || i.o.Exact != nil {
-		return nil
+// orphaned notes that a copy took a mailbox away, or gave it another name: its
+// subscription goes, unless the source's user still has it. Callers hold mu.
+func (i *account) orphaned(raw string) {
+	if i.list == nil {
+		return
 	}
-	if err := i.do(ctx, func(c *remote.Client) error {
-		_, err := c.Subscribe(ctx, nil, []string{raw}) // it may not have been there
-		return err
-	}); err != nil {
-		return err
+	i.list.Mailboxes = slices.DeleteFunc(i.list.Mailboxes, func(e remote.ListEntry) bool { return e.Raw == raw })
+	if i.orphans == nil {
+		i.orphans = make(map[string]bool)
 	}
-	return i.subscribed(raw, false)
+	i.orphans[raw] = true
+}
+
+// nameOfGone is what the target would call a mailbox that the source's user is
+// subscribed to and has not; callers hold mu.
+func (i *account) nameOfGone(name backend.MailboxName) string {
+	n, err := newNamer(i.o.Rules, i.source, personal(i.list))
+	if err != nil {
+		return ""
+	}
+	shown, _, _ := n.name(&backend.ImportMailbox{Name: name})
+	return remote.EncodeName(shown)
 }
