@@ -93,9 +93,10 @@ func (a *account) rewound(ctx context.Context, b *box, sel *remote.Selected, l *
 	return d.UIDNext > next, nil
 }
 
-// likenesses finds the mailboxes that only their ids could tell apart, were they
-// to change places: those that share a UIDVALIDITY, and of these the ones with
-// the same counters.
+// likenesses finds the mailboxes that could be taken for each other, were they to
+// change places: those that share a UIDVALIDITY, unless an OBJECTID tells them
+// apart once they are opened, and those with the same counters, which would not
+// be opened.
 func (a *account) likenesses(have map[backend.MailboxName]heldBox) {
 	type counters struct {
 		validity, next, count uint32
@@ -111,10 +112,10 @@ func (a *account) likenesses(have map[backend.MailboxName]heldBox) {
 	}
 	a.shared, a.twins = make(map[uint32]bool), make(map[backend.MailboxName]bool)
 	for name, h := range have {
-		if h.count == 0 || h.object != (idHash{}) {
+		if h.count == 0 {
 			continue
 		}
-		if validities[h.UIDValidity] > 1 {
+		if h.object == (idHash{}) && validities[h.UIDValidity] > 1 {
 			a.shared[h.UIDValidity] = true
 		}
 		if same[of(h)] > 1 {

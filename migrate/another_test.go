@@ -17,11 +17,15 @@ import (
 func TestLookAlikesThatChangePlaces(t *testing.T) {
 	for _, k := range []struct {
 		name string
-		a, b int // HIGHESTMODSEQ
-	}{{"same modseq", 50, 50}, {"higher", 50, 60}, {"lower", 60, 50}} {
+		a, b int  // HIGHESTMODSEQ
+		ids  bool // OBJECTIDs
+	}{{"same modseq", 50, 50, false}, {"higher", 50, 60, false}, {"lower", 60, 50, false}, {"same modseq, with ids", 50, 50, true}} {
 		t.Run(k.name, func(t *testing.T) {
 			a, b, inbox := named("A", 7, 25, 100), named("B", 7, 25, 200), named("INBOX", 6, 5, 0)
 			a.modseq, b.modseq, inbox.modseq = k.a, k.b, 40
+			if k.ids {
+				a.object, b.object = "oa", "ob"
+			}
 			h := startHostile(t, &hostile{typ: backend.StoreDovecot, caps: "CONDSTORE", boxes: []*hostileBox{inbox, a, b}})
 			own := ownStore(t)
 			acct := h.into(own.Importer())
