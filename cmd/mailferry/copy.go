@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -263,10 +265,14 @@ func (c *cli) copied(o app.CopyOptions, res *app.CopyResult) error {
 		if m.Failed {
 			failed++
 			fmt.Fprintf(c.stderr, "%s: %s\n", m.User, m.Reason)
+			if hint := copyHint(m.Reason); hint != "" {
+				fmt.Fprintf(c.stderr, "hint: %s\n", hint)
+			}
 		}
 	}
 	failed = max(failed, res.Batch.Failed)
-	for user, r := range res.Reports {
+	for _, user := range slices.Sorted(maps.Keys(res.Reports)) {
+		r := res.Reports[user]
 		if r.Side != nil && o.Dry && !c.json {
 			for _, what := range r.Side.Changes {
 				fmt.Fprintf(c.stdout, "%s: would be: %s\n", user, what)
@@ -285,8 +291,11 @@ func (c *cli) copied(o app.CopyOptions, res *app.CopyResult) error {
 		}
 	}
 	if !c.json {
-		fmt.Fprintf(c.stdout, "%d of %d users done, %d messages, %s; reports are in %s\n", res.Batch.Users-failed, res.Batch.Users,
-			res.Batch.MessagesDone, bytesText(res.Batch.BytesDone), res.Dir)
+		what := fmt.Sprintf("%d messages at the target, %s copied now", res.Batch.MessagesDone, bytesText(res.Batch.BytesDone))
+		if o.Dry {
+			what = "nothing was changed"
+		}
+		fmt.Fprintf(c.stdout, "%d of %d users done, %s; reports are in %s\n", res.Batch.Users-failed, res.Batch.Users, what, res.Dir)
 	}
 	switch {
 	case failed == res.Batch.Users:
@@ -297,6 +306,21 @@ func (c *cli) copied(o app.CopyOptions, res *app.CopyResult) error {
 		return fmt.Errorf("%w: %d messages are not at the target", errPartial, missing)
 	}
 	return nil
+}
+
+// copyHint says what somebody who comes from imapsync may not expect.
+func copyHint(reason string) string {
+	n := "1"
+	if strings.Contains(reason, "store target") {
+		n = "2"
+	}
+	switch {
+	case strings.Contains(reason, "failed to verify certificate"):
+		return fmt.Sprintf("certificates are checked, unless --sslargs%s SSL_verify_mode=0", n)
+	case strings.Contains(reason, "connection refused"):
+		return fmt.Sprintf("without --port%s it is port 993, with TLS; --tls%s is port 143, with STARTTLS; --nossl%s --notls%s is no TLS", n, n, n, n)
+	}
+	return ""
 }
 
 func describe(mailbox string, uid uint32, what string) string {

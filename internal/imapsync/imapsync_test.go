@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mailferry/backend"
+	"mailferry/migrate/target"
 )
 
 func TestSplit(t *testing.T) {
@@ -81,6 +82,24 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := Parse([]string{"--foo", "--bar"}); err == nil || strings.Count(err.Error(), "unknown") != 2 {
 		t.Errorf("not every mistake at once: %v", err)
+	}
+}
+
+// TestGmail: what imapsync does for Gmail, unless another host is said.
+func TestGmail(t *testing.T) {
+	j, err := Parse(strings.Fields("--host1 gmail.example --gmail1 --user1 a --office2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j.From.Host != "gmail.example" || j.From.TLS != backend.TLSImplicit || j.To.Host != "outlook.office365.com" || !j.Rules.Automap || len(j.Rules.Regex) != 1 {
+		t.Errorf("%+v", j)
+	}
+	s, err := target.ParseSubstitution(j.Rules.Regex[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Apply("[Gmail]/Sent Mail"); got != "Sent Mail" {
+		t.Errorf("%q", got)
 	}
 }
 

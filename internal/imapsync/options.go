@@ -3,6 +3,7 @@ package imapsync
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -109,10 +110,17 @@ var options = concat(
 		return err
 	}, nil),
 	[]option{
-		{names: []string{"gmail1"}, says: "host and TLS of Gmail", set: well("1", "imap.gmail.com")},
-		{names: []string{"gmail2"}, says: "host and TLS of Gmail", set: well("2", "imap.gmail.com")},
-		{names: []string{"office1"}, says: "host and TLS of Office 365", set: well("1", "outlook.office365.com")},
-		{names: []string{"office2"}, says: "host and TLS of Office 365", set: well("2", "outlook.office365.com")},
+		{names: []string{"gmail1"}, says: gmailSays, set: gmail("1")},
+		{names: []string{"gmail2"}, says: gmailSays, set: gmail("2")},
+		{names: []string{"office1"}, says: "host and TLS of Office 365, --exclude '^Files$'", set: func(j *Job, _ string) error {
+			j.Filter.Exclude = append(j.Filter.Exclude, "^Files$")
+			well(&j.From, "outlook.office365.com")
+			return nil
+		}},
+		{names: []string{"office2"}, says: "host and TLS of Office 365", set: func(j *Job, _ string) error {
+			well(&j.To, "outlook.office365.com")
+			return nil
+		}},
 		list("this mailbox", "folder", func(j *Job) *[]string { return &j.Filter.Mailboxes }),
 		list("this mailbox and those below", "folderrec", func(j *Job) *[]string { return &j.Filter.Trees }),
 		list("first of all", "folderfirst", func(j *Job) *[]string { return &j.Filter.First }),
@@ -167,7 +175,8 @@ var options = concat(
 	refused("the source is never changed", flagKind, "delete|delete1", "expunge1|expunge", "delete1emptyfolders", "expungeaftereach"),
 	refused("messages arrive as they are: their octets are never changed", valueKind, "regexmess", "pipemess", "truncmess"),
 	refused("messages arrive as they are: their octets are never changed", flagKind, "addheader", "disarmreadreceipts", "idatefromheader"),
-	refused("messages are told by UID and content, so no copy doubles; what the owner has twice stays", flagKind, "delete2duplicates", "skipcrossduplicates"),
+	refused("messages are told by UID and content, so no copy doubles; what the owner has twice stays", flagKind, "delete2duplicates"),
+	refused("each mailbox gets all of its mail; what has several Gmail labels is in each of theirs", flagKind, "skipcrossduplicates"),
 	refused("say it with --search", valueKind, "skipmess", "search2"),
 	refused("say it with --exclude and --delete2folders", valueKind, "delete2foldersonly", "delete2foldersbutnot"),
 	refused("say it with --folderrec and --regextrans2", valueKind, "subfolder1"),
@@ -241,10 +250,27 @@ func sslargs(s *Side, v string) error {
 	return nil
 }
 
-func well(n, host string) func(*Job, string) error {
+// well sets a host that everybody knows, unless one was said.
+func well(s *Side, host string) {
+	if s.Host == "" {
+		s.Host = host
+	}
+	s.ssl = !s.nossl
+}
+
+const gmailSays = "host and TLS of Gmail, --automap, `[Gmail]/` taken off the names, All Mail last; no limit of its own, and mail with several labels " +
+	"is in each of their mailboxes (--skipcrossduplicates)"
+
+func gmail(n string) func(*Job, string) error {
 	return func(j *Job, _ string) error {
-		s := side(n, j)
-		s.Host, s.ssl = host, true
+		well(side(n, j), "imap.gmail.com")
+		j.Rules.Automap = true
+		if strip := `s,\[Gmail\].,,`; !slices.Contains(j.Rules.Regex, strip) {
+			j.Rules.Regex = append(j.Rules.Regex, strip)
+		}
+		if all := "[Gmail]/All Mail"; !slices.Contains(j.Filter.Last, all) {
+			j.Filter.Last = append(j.Filter.Last, all)
+		}
 		return nil
 	}
 }
