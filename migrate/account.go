@@ -141,6 +141,8 @@ func (a *account) close() {
 			a.log.Info("the target's side could not be closed", "error", err)
 		}
 		a.imp = nil
+	} else {
+		a.rest()
 	}
 }
 
@@ -163,8 +165,22 @@ func (a *account) connected(ctx context.Context) (*remote.Client, error) {
 // else they could wait for those who hold one to the source and wait for the
 // target.
 func (a *account) rest() {
-	if r, ok := a.imp.(interface{ Rest() }); ok {
+	rest := any(a.imp)
+	if a.imp == nil {
+		rest = a.importer // it may have begun
+	}
+	if r, ok := rest.(interface{ Rest() }); ok {
 		r.Rest()
+	}
+}
+
+// begin lets a foreign target be logged in to and surveyed while the source is; it
+// holds a place for a connection to the source.
+func (a *account) begin(ctx context.Context) {
+	if b, ok := a.importer.(interface {
+		Begin(context.Context, string)
+	}); ok && a.imp == nil {
+		b.Begin(ctx, a.user)
 	}
 }
 
@@ -467,7 +483,9 @@ func (a *account) hollows(ctx context.Context, boxes []planned, res *pass) (left
 			res.Errors = append(res.Errors, fmt.Errorf("mailbox %q: %w", p.shown, errs[i]))
 			continue
 		}
-		res.Changed++
+		if !a.ordered { // a foreign target has no such mailboxes
+			res.Changed++
+		}
 		a.boxes[p.name] = &box{planned: p, summed: true}
 	}
 	return left

@@ -400,7 +400,7 @@ func (d *driver) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		d.acct = newAccount(d.route.entry.User, d.dialSource, importer)
+		d.acct = newAccount(d.route.entry.User, d.dialAccount, importer)
 		if err := d.configure(); err != nil {
 			d.acct = nil
 			return err
@@ -451,10 +451,29 @@ func (d *driver) findRoute(ctx context.Context) error {
 func (d *driver) lease() lease { return lease{batch: d.b.spec.ID, name: d.user} }
 
 func (d *driver) dialSource(ctx context.Context) (*remote.Client, error) {
+	return d.dialPlaced(ctx, func() {})
+}
+
+// dialAccount is dialSource for the account, whose target begins meanwhile.
+func (d *driver) dialAccount(ctx context.Context) (*remote.Client, error) {
+	c, err := d.dialPlaced(ctx, func() {
+		if !d.b.spec.Dry {
+			d.acct.begin(ctx)
+		}
+	})
+	if err != nil {
+		d.acct.rest()
+	}
+	return c, err
+}
+
+// dialPlaced calls placed when there is a place for the connection.
+func (d *driver) dialPlaced(ctx context.Context, placed func()) (*remote.Client, error) {
 	t, leave, err := d.target(ctx)
 	if err != nil {
 		return nil, err
 	}
+	placed()
 	t.Learned = &d.host().learned
 	return d.dialAt(ctx, t, leave)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -16,7 +17,9 @@ import (
 type cutDialer struct {
 	cuts atomic.Int64
 	span int64 // a cut comes within so many octets
-	rnd  *rand.Rand
+
+	mu  sync.Mutex
+	rnd *rand.Rand // guarded by mu
 }
 
 func (d *cutDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -24,6 +27,8 @@ func (d *cutDialer) dial(ctx context.Context, network, addr string) (net.Conn, e
 	if err != nil || d.cuts.Load() <= 0 {
 		return conn, err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return &cutConn{Conn: conn, d: d, left: 300 + d.rnd.Int64N(d.span)}, nil
 }
 

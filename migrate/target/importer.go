@@ -52,18 +52,26 @@ func New(o Options) backend.Importer {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Settle = cmp.Or(o.Settle, 2*time.Second)
-	return importer{o}
+	return &importer{o: o}
 }
-
-type importer struct{ o Options }
 
 // Import implements backend.Importer. KindConflict: another copy between the
 // same accounts is running. The Import is an io.Closer.
-func (f importer) Import(ctx context.Context, user string, o backend.ImportOptions) (backend.Import, error) {
-	if err := os.MkdirAll(f.o.Dir, 0o700); err != nil {
+func (f *importer) Import(ctx context.Context, user string, o backend.ImportOptions) (backend.Import, error) {
+	i, err := f.opened(ctx, user)
+	if err != nil {
 		return nil, err
 	}
-	i := &account{o: f.o, user: user, source: o.Namespace, boxes: make(map[backend.MailboxName]*mailbox),
+	i.source = o.Namespace
+	return i, nil
+}
+
+// open locks and reads the maps of a user.
+func (o Options) open(user string) (*account, error) {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	i := &account{o: o, user: user, boxes: make(map[backend.MailboxName]*mailbox),
 		ours: make(map[string]bool), notes: make(map[string]backend.ImportNote)}
 	if err := i.lock(); err != nil {
 		return nil, err
@@ -72,9 +80,9 @@ func (f importer) Import(ctx context.Context, user string, o backend.ImportOptio
 		i.Close()
 		return nil, err
 	}
-	if f.o.Exact != nil {
+	if o.Exact != nil {
 		var err error
-		if i.late, err = openLate(f.o.Dir); err != nil {
+		if i.late, err = openLate(o.Dir); err != nil {
 			i.Close()
 			return nil, err
 		}
@@ -84,7 +92,7 @@ func (f importer) Import(ctx context.Context, user string, o backend.ImportOptio
 
 // account is a user's account at the target: a backend.ForeignImport.
 type account struct {
-	// Set at start.
+	// Set at start; source by Import.
 	o      Options
 	user   string
 	source backend.Namespace
@@ -96,6 +104,9 @@ type account struct {
 	lost   time.Time  // when a connection broke that had sent messages
 	sent   []*sending // whose answers may not be filed
 	broken int        // connections that broke
+
+	surveyed time.Time // when Begin made list; guarded by mu
+	noLogin  error     // of Begin, not told yet; guarded by mu
 
 	state    sync.Mutex // below mu
 	boxes    map[backend.MailboxName]*mailbox
@@ -256,7 +267,11 @@ func (i *account) connect(ctx context.Context) (*remote.Client, error) {
 	if i.client != nil {
 		return i.client, nil
 	}
-	c, err := i.o.Dial(ctx)
+	var c *remote.Client
+	err := i.noLogin
+	if i.noLogin = nil; err == nil {
+		c, err = i.o.Dial(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("target: %w", err)
 	}

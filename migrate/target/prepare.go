@@ -24,7 +24,7 @@ func (i *account) Prepare(ctx context.Context, boxes []backend.ImportMailbox) er
 	if i.allPrepared(boxes) {
 		return nil
 	}
-	if fresh := i.watched; !fresh {
+	if fresh := i.hasSurvey() || i.watched; !fresh {
 		if err := i.do(ctx, func(c *remote.Client) (err error) {
 			i.list, err = c.Survey(ctx)
 			return err
