@@ -44,13 +44,14 @@ type account struct {
 	subs      []backend.MailboxName
 	subsKnown bool
 	planned   []Exception
-	looked    *plan  // of the check just before, for the first pass
-	ordered   bool   // the target takes messages in the order of UIDs
-	streamed  uint64 // messages that were read, their size compared
-	rereads   uint64 // bodies read again from the disk of the new store
-	single    bool   // one connection per mailbox is enough
-	probed    bool   // the source is known to be steady, or not to be
-	proved    uint64 // messages asked of the old store again, and equal
+	looked    *plan        // of the check just before, for the first pass
+	listed    *listedGroup // nil: none
+	ordered   bool         // the target takes messages in the order of UIDs
+	streamed  uint64       // messages that were read, their size compared
+	rereads   uint64       // bodies read again from the disk of the new store
+	single    bool         // one connection per mailbox is enough
+	probed    bool         // the source is known to be steady, or not to be
+	proved    uint64       // messages asked of the old store again, and equal
 	pop3      *maildrop
 	early     *earlyDrop // asked for, not yet taken
 	placing
@@ -338,7 +339,7 @@ func (a *account) prepare(ctx context.Context, pl *plan) error {
 	if !ok {
 		return nil
 	}
-	if err := f.Prepare(ctx, importBoxes(pl)); err != nil {
+	if err := a.listAhead(ctx, pl, func() error { return f.Prepare(ctx, importBoxes(pl)) }); err != nil {
 		return err
 	}
 	have, err := a.imp.Mailboxes(ctx)

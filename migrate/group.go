@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/emersion/go-imap/v2"
 	"golang.org/x/sync/errgroup"
@@ -83,18 +84,8 @@ func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (l
 	if err != nil {
 		return group
 	}
-	members := make([]*member, len(group))
-	lists := make([]*remote.MailboxListing, len(group))
-	for i, p := range group {
-		m := &member{b: &box{planned: p}, l: newListing(&a.flags)}
-		if old := a.boxes[p.name]; old != nil {
-			m.b.object = old.object
-			m.b.validity, m.b.firstRecent, m.b.notes, m.b.reread, m.b.proved = old.validity, old.firstRecent, old.notes, old.reread, old.proved
-		}
-		m.list = &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, Meta: m.l.add}
-		members[i], lists[i] = m, m.list
-	}
-	if err := c.Listings(ctx, lists); err != nil {
+	members, err := a.listGroup(ctx, c, group)
+	if err != nil {
 		a.drop()
 		return group
 	}
@@ -116,6 +107,72 @@ func (a *account) mergeGroup(ctx context.Context, group []planned, res *pass) (l
 		a.boxes[m.b.name] = m.b
 	}
 	return left
+}
+
+// listGroup lists mailboxes, unless listAhead did.
+func (a *account) listGroup(ctx context.Context, c *remote.Client, group []planned) ([]*member, error) {
+	if x := a.listed; x != nil {
+		a.listed = nil
+		if slices.EqualFunc(x.members, group, func(m *member, p planned) bool { return m.b.raw == p.raw }) {
+			return x.members, x.err
+		}
+	}
+	members := a.members(group)
+	return members, listMembers(ctx, c, members)
+}
+
+func (a *account) members(group []planned) []*member {
+	members := make([]*member, len(group))
+	for i, p := range group {
+		m := &member{b: &box{planned: p}, l: newListing(&a.flags)}
+		if old := a.boxes[p.name]; old != nil {
+			m.b.object = old.object
+			m.b.validity, m.b.firstRecent, m.b.notes, m.b.reread, m.b.proved = old.validity, old.firstRecent, old.notes, old.reread, old.proved
+		}
+		m.list = &remote.MailboxListing{Raw: p.raw, Query: remote.FetchMeta{UIDs: "1:*", Items: remote.FetchAll}, Meta: m.l.add}
+		members[i] = m
+	}
+	return members
+}
+
+func listMembers(ctx context.Context, c *remote.Client, members []*member) error {
+	lists := make([]*remote.MailboxListing, len(members))
+	for i, m := range members {
+		lists[i] = m.list
+	}
+	return c.Listings(ctx, lists)
+}
+
+// listedGroup is a group that was listed before its turn.
+type listedGroup struct {
+	members []*member
+	err     error
+}
+
+// listAhead lists the first group of a first copy while meanwhile goes on, which
+// works at the target alone.
+func (a *account) listAhead(ctx context.Context, pl *plan, meanwhile func() error) error {
+	a.listed = nil
+	var first []planned
+	if a.client != nil && len(a.imported) == 0 && len(a.boxes) == 0 {
+		boxes := slices.DeleteFunc(inboxFirst(pl.boxes), func(p planned) bool { return p.hollow })
+		a.groups(a.client, boxes, func(planned) {}, func(group []planned) {
+			if first == nil {
+				first = group
+			}
+		})
+	}
+	if len(first) == 0 {
+		return meanwhile()
+	}
+	x, c := &listedGroup{members: a.members(first)}, a.client
+	var wg sync.WaitGroup
+	wg.Go(func() { x.err = listMembers(ctx, c, x.members) })
+	err := meanwhile()
+	if wg.Wait(); err == nil {
+		a.listed = x
+	}
+	return err
 }
 
 // atOnce is how many writes about mailboxes are under way at the target. Each is
