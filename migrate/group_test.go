@@ -51,6 +51,16 @@ func TestGroupsCostFewTurns(t *testing.T) {
 
 // manyFolders fills INBOX and more folders with n messages each.
 func (s *source) manyFolders(t testing.TB, folders, n int) (boxes [][]string) {
+	return s.foldersOf(t, folders, func(int) int { return n })
+}
+
+// unlikeFolders are mailboxes with 1, 2, 3 and so on messages: Cyrus gives those
+// that are made in one second one UIDVALIDITY, and the same modseqs.
+func (s *source) unlikeFolders(t testing.TB, folders int) (boxes [][]string) {
+	return s.foldersOf(t, folders, func(i int) int { return i + 1 })
+}
+
+func (s *source) foldersOf(t testing.TB, folders int, messages func(i int) int) (boxes [][]string) {
 	c := s.conn(t)
 	for i := range folders {
 		box := []string{fmt.Sprintf("Ordner %02d", i)}
@@ -60,7 +70,7 @@ func (s *source) manyFolders(t testing.TB, folders, n int) (boxes [][]string) {
 			c.Cmd("CREATE %s", mailtest.Quote(s.box(box...)))
 		}
 		boxes = append(boxes, box)
-		for k := range n {
+		for k := range messages(i) {
 			c.Append(s.box(box...), `\Seen`, time.Unix(int64(1e9+i), 0), fmt.Appendf(nil, "Subject: %d in %d\r\n\r\nx\r\n", k, i))
 		}
 	}

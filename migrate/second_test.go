@@ -22,7 +22,7 @@ func TestUnchangedSecondRun(t *testing.T) {
 			t.Skip("once for each kind of store")
 		}
 		seen[s.store.Type] = true
-		boxes := s.manyFolders(t, 30, 2)
+		boxes := s.unlikeFolders(t, 30)
 		own, tap, ids := ownStore(t), &wiretap{}, filepath.Join(t.TempDir(), "ids")
 		account := func() *account {
 			a := newAccount(s.user, s.tapped(tap), own.Importer())
@@ -77,7 +77,7 @@ func TestUnchangedSecondRun(t *testing.T) {
 // connection, and what it writes says that the user was copied.
 func TestUnchangedBatch(t *testing.T) {
 	realSources(t, func(t *testing.T, s *source) {
-		s.manyFolders(t, 10, 2)
+		s.unlikeFolders(t, 10)
 		tap := &wiretap{}
 		e, err := New(Options{Dir: t.TempDir(), Importer: ownStore(t).Importer(), Placements: newFakePlacements(), Dial: tap.dial,
 			Stores: map[string]*backend.Store{"old": s.store, "home": {Name: "home", Type: backend.StoreLocal}},
