@@ -170,6 +170,25 @@ func TestForeignFaults(t *testing.T) {
 				}
 				return true, nil
 			}},
+		{name: "finds one message too big", caps: []imap.Cap{imap.CapUIDPlus}, state: Ready, have: 29, mention: "the target refused it",
+			fault: func(_ int, body string, _ *imap.AppendOptions) (bool, error) {
+				if strings.Contains(body, "message 9 of") {
+					return false, no("TOOBIG")
+				}
+				return true, nil
+			}},
+		{name: "loses a mailbox on the way", caps: []imap.Cap{imap.CapUIDPlus}, state: Ready, have: 30,
+			before: func(t *testing.T, m *memTarget) {
+				m.fault = func(n int, _ string, _ *imap.AppendOptions) (bool, error) {
+					if n != 20 {
+						return true, nil
+					}
+					if err := m.user.Delete("Sent"); err != nil {
+						t.Error(err)
+					}
+					return false, no(imap.ResponseCodeTryCreate)
+				}
+			}},
 		{name: "says OK and files nothing, once", state: Ready, have: 30,
 			fault: func(n int, _ string, _ *imap.AppendOptions) (bool, error) { return n != 4, nil }},
 		{name: "refuses for a while", state: Ready, have: 30,

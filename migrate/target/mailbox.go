@@ -109,6 +109,13 @@ func (b *mailbox) check(ctx context.Context) error {
 		if err := b.m.reset(mapHeader{SrcValidity: h.SrcValidity}); err != nil {
 			return err
 		}
+		b.resent = nil // went with the other
+	}
+	if h.DstValidity != sel.UIDValidity { // UIDs may begin anew: what UIDNEXT was says nothing
+		b.state.Lock()
+		b.next = 0
+		b.state.Unlock()
+		b.ahead = nil
 	}
 	b.seen(sel.Exists, sel.UIDNext)
 	if err := b.m.setHead(func(h *mapHeader) { h.DstValidity = sel.UIDValidity }); err != nil {

@@ -22,6 +22,9 @@ func (b *mailbox) refusedBatch(ctx context.Context, msgs []backend.ImportMessage
 	if err := b.i.quiesce(); err != nil {
 		return err
 	}
+	if backend.IsKind(cause, backend.KindNotFound) {
+		return b.vanished(cause)
+	}
 	if err := b.resolve(ctx); err != nil { // a NO is a claim
 		return err
 	}
@@ -40,8 +43,7 @@ func (b *mailbox) halves(ctx context.Context, msgs []backend.ImportMessage, caus
 	case backend.KindTemporary, backend.KindUnavailable, backend.KindPermission:
 		return cause
 	case backend.KindNotFound:
-		b.checked, b.sel, b.i.list = false, nil, nil // Prepare makes it again
-		return backend.Errorf(backend.KindTemporary, "A mailbox of the target is gone.", "mailbox %q: %w", b.raw, cause)
+		return b.vanished(cause)
 	}
 	if len(msgs) == 1 {
 		return b.alone(ctx, msgs[0], cause)
@@ -52,6 +54,13 @@ func (b *mailbox) halves(ctx context.Context, msgs []backend.ImportMessage, caus
 		}
 	}
 	return nil
+}
+
+// vanished is a mailbox that somebody deleted meanwhile: the next Prepare makes it
+// again. Callers hold i.mu.
+func (b *mailbox) vanished(cause error) error {
+	b.checked, b.sel, b.i.list = false, nil, nil
+	return backend.Errorf(backend.KindTemporary, "A mailbox of the target is gone.", "mailbox %q: %w", b.raw, cause)
 }
 
 // again sends messages and waits; what is refused is halved once more. plain
