@@ -46,7 +46,8 @@ migrate). What a target refuses is named at the end, and kept in a file.
 
 And of our own:
   --users FILE      many accounts: a CSV file with the columns user1, password1,
-                    user2, password2 (the last three may be missing)
+                    user2, password2 (the last three may be missing), or as a
+                    first line names them
   --parallel N      accounts at a time (default 4)
   --reread PERCENT  of the messages sent, so many are read again from the target
                     (default 10, -1: none)
@@ -198,9 +199,11 @@ func copyAccounts(job *imapsync.Job, file string) ([]app.CopyAccount, error) {
 	return list, nil
 }
 
-// readAccounts reads user1, password1, user2, password2; what a line leaves out
+// readAccounts reads user1, password1, user2, password2, or the columns that a
+// first line names; what a line leaves out
 // is as in def, user2 as user1.
 func readAccounts(in io.Reader, def app.CopyAccount) (list []app.CopyAccount, err error) {
+	columns := []string{"user1", "password1", "user2", "password2"}
 	r := csv.NewReader(in)
 	r.FieldsPerRecord, r.TrimLeadingSpace, r.Comment = -1, true, '#'
 	for {
@@ -214,13 +217,22 @@ func readAccounts(in io.Reader, def app.CopyAccount) (list []app.CopyAccount, er
 		if len(rec) == 1 && strings.Contains(rec[0], ";") {
 			rec = strings.Split(rec[0], ";")
 		}
-		for len(rec) < 4 {
-			rec = append(rec, "")
-		}
-		if rec[0] == "" || strings.EqualFold(rec[0], "user1") {
+		if slices.ContainsFunc(rec, func(s string) bool { return strings.EqualFold(s, "user1") }) { // names the columns
+			if columns, err = accountColumns(rec, columns); err != nil {
+				return nil, err
+			}
 			continue
 		}
-		a := app.CopyAccount{From: rec[0], To: rec[2], FromPassword: backend.Secret(rec[1]), ToPassword: backend.Secret(rec[3])}
+		field := func(name string) string {
+			if i := slices.Index(columns, name); i >= 0 && i < len(rec) {
+				return rec[i]
+			}
+			return ""
+		}
+		a := app.CopyAccount{From: field("user1"), To: field("user2"), FromPassword: backend.Secret(field("password1")), ToPassword: backend.Secret(field("password2"))}
+		if a.From == "" {
+			continue
+		}
 		if a.To == "" {
 			a.To = a.From
 		}
@@ -232,6 +244,17 @@ func readAccounts(in io.Reader, def app.CopyAccount) (list []app.CopyAccount, er
 		}
 		list = append(list, a)
 	}
+}
+
+// accountColumns is a first line that names the columns, in whatever order.
+func accountColumns(rec, known []string) ([]string, error) {
+	out := make([]string, len(rec))
+	for i, s := range rec {
+		if out[i] = strings.ToLower(strings.TrimSpace(s)); !slices.Contains(known, out[i]) {
+			return nil, fmt.Errorf("column %q is none of %s", s, strings.Join(known, ", "))
+		}
+	}
+	return out, nil
 }
 
 func (c *cli) runCopy(ctx context.Context, o app.CopyOptions) error {

@@ -91,9 +91,19 @@ func Copy(ctx context.Context, o CopyOptions, show func(*admin.Batch)) (*CopyRes
 		return nil, err
 	}
 	res := &CopyResult{Reports: make(map[string]*migrate.Certificate), Dir: filepath.Join(o.Dir, string(id))}
+	moves := make(map[string]admin.Move, len(spec.Users))
 	for st := range changes {
 		res.Batch = shownBatch(st)
+		for _, m := range res.Batch.Moves { // those that changed
+			moves[m.User] = m
+		}
 		show(&res.Batch)
+	}
+	res.Batch.Moves = nil
+	for _, u := range spec.Users {
+		if m, ok := moves[u]; ok {
+			res.Batch.Moves = append(res.Batch.Moves, m)
+		}
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
