@@ -22,7 +22,21 @@ const (
 	groupMessages = 20_000 // listed at a time
 	groupSmall    = 4_000  // larger ones keep a window full by themselves
 	groupCommands = 64     // on the way
+	// Each group costs two round trips: where they are long, groups are larger.
+	// groupNames bounds the octets of their names, as a group's commands are sent
+	// before its answers are read and have to fit in the buffers on the way.
+	groupFar   = 4
+	groupNames = 16 << 10
 )
+
+// groupTimes is by how much groups are larger than near by. c is nil when there is no
+// connection at the moment.
+func (a *account) groupTimes(c *remote.Client) int {
+	if c != nil && c.RTT() >= a.lines.far {
+		return groupFar
+	}
+	return 1
+}
 
 // member is one mailbox of a group.
 type member struct {
@@ -52,7 +66,8 @@ func (a *account) groupable(c *remote.Client, p planned) bool {
 // groups calls one for mailboxes that go alone, and many for groups.
 func (a *account) groups(c *remote.Client, boxes []planned, one func(planned), many func([]planned)) {
 	var group []planned
-	messages := uint32(0)
+	most := groupBoxes * a.groupTimes(c)
+	messages, names := uint32(0), 0
 	flush := func() {
 		if len(group) > 1 {
 			many(group)
@@ -61,14 +76,15 @@ func (a *account) groups(c *remote.Client, boxes []planned, one func(planned), m
 				one(p)
 			}
 		}
-		group, messages = nil, 0
+		group, messages, names = nil, 0, 0
 	}
 	for _, p := range boxes {
 		if !a.groupable(c, p) {
 			one(p)
 			continue
 		}
-		if group = append(group, p); p.status.Messages > groupMessages-min(messages, groupMessages) || len(group) == groupBoxes {
+		group = append(group, p)
+		if names += len(p.raw); p.status.Messages > groupMessages-min(messages, groupMessages) || len(group) >= most || names >= groupNames {
 			flush()
 			continue
 		}
@@ -249,7 +265,7 @@ func (a *account) fetchGroup(ctx context.Context, c *remote.Client, members []*m
 	}
 	err := error(nil)
 	for err == nil && len(src.todo) > 0 {
-		err = c.FetchBodies(ctx, src, remote.Window{Octets: windowOctets, Commands: groupCommands, ContentIDs: a.asksIDs()})
+		err = c.FetchBodies(ctx, src, remote.Window{Octets: windowOctets, Commands: groupCommands * a.groupTimes(c), ContentIDs: a.asksIDs()})
 		src.leave()
 		if err == nil && len(src.todo) > 0 {
 			err = a.yield(ctx)

@@ -49,6 +49,37 @@ func TestGroupsCostFewTurns(t *testing.T) {
 	}
 }
 
+// TestGroupsAreLargerFarAway: where round trips are long the same folders cost
+// fewer of them, and arrive as exactly.
+func TestGroupsAreLargerFarAway(t *testing.T) {
+	d := mailtest.StartDovecot(t, mailtest.DovecotOptions{})
+	s := &source{addr: d.IMAP, user: "anna", password: d.Password, sep: d.Separator, prefix: d.Prefix,
+		store: storeAt(t, backend.StoreDovecot, d.IMAP, backend.Login{Mode: backend.LoginMaster, User: d.MasterUser,
+			Secret: backend.Secret(d.MasterPassword)})}
+	boxes, c := s.manyFolders(t, 3*groupBoxes+4, 2), &wiretap{}
+	var turns []int64
+	for _, far := range []time.Duration{defaultLines.far, 0} {
+		fs := newFakeStore()
+		a := newAccount(s.user, s.tapped(c), fs)
+		a.lines.far = far
+		c.reset()
+		p, err := a.sync(context.Background())
+		if err != nil || p.err() != nil {
+			t.Fatal(far, err, p)
+		}
+		turns = append(turns, c.turns.Load())
+		s.equal(t, fs, boxes)
+		if err := a.compare(context.Background(), false); err != nil {
+			t.Error(far, err)
+		}
+		a.close()
+	}
+	// Four groups of two turns each against one, give or take two turns.
+	if t.Logf("%d turns near, %d far away", turns[0], turns[1]); turns[1] > turns[0]-4 {
+		t.Errorf("%d turns near, %d far away", turns[0], turns[1])
+	}
+}
+
 // manyFolders fills INBOX and more folders with n messages each.
 func (s *source) manyFolders(t testing.TB, folders, n int) (boxes [][]string) {
 	return s.foldersOf(t, folders, func(int) int { return n })

@@ -57,6 +57,11 @@ const (
 	startWindow = 8 << 20
 )
 
+// commandOctets bounds the commands on the way: a store that cannot send its answers,
+// because we write and do not read, reads no commands either. So much fits in
+// the buffers between.
+const commandOctets = 64 << 10
+
 // pace measures what comes, and sizes the window: twice what comes in a round
 // trip, so that it grows until the line is full.
 type pace struct {
@@ -112,6 +117,7 @@ type request struct {
 	set  imap.UIDSet
 	left int64     // octets that it may still bring
 	sel  *Selected // what it opens, if it is no FETCH
+	line int       // octets of the command
 }
 
 // bodyFetch is one run of FetchBodies.
@@ -123,6 +129,7 @@ type bodyFetch struct {
 	flight  map[string]*request
 	order   []string // tags in the order of sending; stores answer in it
 	octets  int64
+	lines   int // octets of the commands in flight
 	pace    pace
 	drained bool
 	boxes   MailboxSource // nil: one mailbox, which is open
@@ -186,7 +193,7 @@ func remove(tags []string, tag string) []string {
 // fill sends commands until the window is full.
 func (f *bodyFetch) fill() error {
 	sent := false
-	for !f.drained && f.octets < f.pace.window && len(f.flight) < f.window.commands() {
+	for !f.drained && f.octets < f.pace.window && len(f.flight) < f.window.commands() && f.lines < commandOctets {
 		set, octets, ok := f.src.NextSet()
 		if !ok {
 			f.drained = true
@@ -196,18 +203,25 @@ func (f *bodyFetch) fill() error {
 			return err
 		}
 		tag := f.c.conn.nextTag()
-		if _, err := f.c.conn.w.WriteString(fetchBodies(tag, set, f.items)); err != nil {
+		line := fetchBodies(tag, set, f.items)
+		if _, err := f.c.conn.w.WriteString(line); err != nil {
 			return err
 		}
-		f.flight[tag] = &request{set: set, left: octets}
-		f.order = append(f.order, tag)
-		f.octets += octets
+		f.send(tag, &request{set: set, left: octets, line: len(line)})
 		sent = true
 	}
 	if !sent {
 		return nil
 	}
 	return f.c.conn.w.Flush()
+}
+
+// send notes a command that was written.
+func (f *bodyFetch) send(tag string, req *request) {
+	f.flight[tag] = req
+	f.order = append(f.order, tag)
+	f.octets += req.left
+	f.lines += req.line
 }
 
 // open asks for the mailbox of the next set, unless it is the one before.
@@ -218,8 +232,7 @@ func (f *bodyFetch) open() error {
 	f.at = f.boxes.Mailbox()
 	cmd, _ := f.c.examine(f.at, SelectOptions{})
 	tag := f.c.conn.nextTag()
-	f.flight[tag] = &request{sel: &Selected{Raw: f.at}}
-	f.order = append(f.order, tag)
+	f.send(tag, &request{sel: &Selected{Raw: f.at}, line: len(tag) + len(f.at) + len(` EXAMINE "" (CONDSTORE)`)})
 	return f.c.write(tag, cmd, nil, nil) // nothing to wait for: the name is Queueable
 }
 
@@ -290,6 +303,7 @@ func (f *bodyFetch) answered(r response) error {
 	delete(f.flight, r.tag)
 	f.order = remove(f.order, r.tag)
 	f.octets -= req.left
+	f.lines -= req.line
 	f.drained = false
 	var err error
 	if r.name != "OK" {
