@@ -306,19 +306,20 @@ class Counts:
 
     def __init__(self, v):
         m, f, flags, subs = v["messages"], v["folders"], v["flags"], v["subscriptions"]
-        self.no = dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "dates", "subscriptions"), 0) | (v.get("refused") or {})
+        self.no = dict.fromkeys(("folders", "renamed", "renamed_messages", "messages", "dates", "subscriptions", "dangling"), 0) | (v.get("refused") or {})
         self.lost = m["missing"] - self.no["messages"] - self.no["renamed_messages"]
         self.many = m["duplicated"] + m["extra"] - self.no["renamed_messages"]
         self.gone, self.new = f["missing"] - self.no["folders"], f["extra"] - self.no["renamed"]
         self.changed = m["changed_header_only"] + m["changed_body"]
         self.marks = flags["system_differ"] + flags["keywords_differ"] + v["internaldate"]["differ"] - self.no["dates"]
 
-        self.subscriptions = subs["missing"] + subs["extra"] - 2 * self.no["subscriptions"]
+        self.subscriptions = subs["missing"] + subs["extra"] - 2 * self.no["subscriptions"] - self.no["dangling"]
 
     def refusals(self):
         n = self.no
         return ([f"{n['folders']} names refused by the target, {n['renamed']} of them there under another"] if n["folders"] else []) + (
-            [f"{n['messages']} messages refused by the target"] if n["messages"] else []) + ([f"{n['dates']} dates refused by the target"] if n["dates"] else [])
+            [f"{n['messages']} messages refused by the target"] if n["messages"] else []) + ([f"{n['dates']} dates refused by the target"] if n["dates"] else []) + (
+            [f"{n['dangling']} subscriptions of no mailbox refused by the target"] if n["dangling"] else [])
 
 
 def lowest(rows):

@@ -17,6 +17,7 @@ type refusals struct {
 	Messages        int `json:"messages"`         // of messages.missing, in folders that are there
 	Dates           int `json:"dates"`            // of internaldate.differ: given with APPEND, another comes back
 	Subscriptions   int `json:"subscriptions"`    // of subscriptions.missing, and of subscriptions.extra
+	Dangling        int `json:"dangling"`         // of subscriptions.missing: of names that are no mailbox, which the target takes from nobody
 }
 
 const probeFolder = "mailseed-probe"
@@ -94,6 +95,29 @@ func (r *report) probeUser(src, dst endpoint, w, g *userM) error {
 				}
 				break
 			}
+		}
+	}
+	return r.probeDangling(d, dn, w, g, known)
+}
+
+// probeDangling asks for the subscriptions that are missing of names that are no
+// mailbox, at the source either.
+func (r *report) probeDangling(d *imapConn, dn naming, w, g *userM, folders map[string]bool) error {
+	have := map[string]bool{}
+	for _, p := range g.Subscribed {
+		have[pathKey(p)] = true
+	}
+	for _, p := range w.Subscribed {
+		if have[pathKey(p)] || folders[pathKey(p)] {
+			continue
+		}
+		switch refused, err := refuses(d, "SUBSCRIBE "+quote(dn.raw(p))); {
+		case err != nil:
+			return err
+		case refused:
+			r.Refused.Dangling++
+		default:
+			_, _ = d.cmd("UNSUBSCRIBE " + quote(dn.raw(p)))
 		}
 	}
 	return nil
