@@ -175,6 +175,11 @@ func (g *generator) compare(t *testing.T, s *setup, each int) (pairs, random int
 			random++
 			continue
 		}
+		// Perdition puts the name into a URL, in which % begins an octet in hex: it
+		// gives up at such a key, and asks for no further one. Ours finds the user.
+		if s.kind == "ldap" && strings.Contains(names[i], "%") && want.user == names[i] && err == nil {
+			continue
+		}
 		if want != have {
 			t.Errorf("%s\n%s: perdition %+v, ours %+v %v", text, names[i], want, have, err)
 		}
