@@ -125,6 +125,40 @@ func (a *account) likenesses(have map[backend.MailboxName]heldBox) {
 	}
 }
 
+// tellTwins asks for the OBJECTIDs of mailboxes that look alike, in one round trip
+// for all: those that are what they were need no further look.
+func (a *account) tellTwins(ctx context.Context, pl *plan) error {
+	var raws []string
+	var twins []*box
+	c, err := a.connected(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pl.boxes {
+		b := a.boxes[p.name]
+		if !a.twins[p.name] || b == nil || !b.unchanged(p) || !c.Queueable(p.raw) {
+			continue
+		}
+		if b.object == (idHash{}) {
+			b.object = a.objectOf(b.name, b.validity)
+		}
+		if b.object != (idHash{}) {
+			raws, twins = append(raws, p.raw), append(twins, b)
+		}
+	}
+	opened, err := c.ExamineEach(ctx, raws)
+	if err != nil {
+		a.drop()
+		return fmt.Errorf("mailboxes that look alike: %w", err)
+	}
+	for i, sel := range opened {
+		if b := twins[i]; sel != nil && sel.UIDValidity == b.validity && hashID([]byte(sel.MailboxID)) == b.object {
+			delete(a.twins, b.name)
+		}
+	}
+	return nil
+}
+
 // looksOther asks for some of the oldest messages of a mailbox that another one
 // could have changed places with, before its changes are believed to be its own.
 func (a *account) looksOther(ctx context.Context, c *remote.Client, b *box) (bool, error) {

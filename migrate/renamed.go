@@ -60,6 +60,11 @@ func (a *account) placeAndSync(ctx context.Context, pl *plan, res *pass) error {
 		if err := a.place(ctx, pl, res); err != nil {
 			return err
 		}
+		if len(a.twins) > 0 {
+			if err := a.tellTwins(ctx, pl); err != nil {
+				return err
+			}
+		}
 		if a.syncBoxes(ctx, inboxFirst(pl.boxes), res); ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

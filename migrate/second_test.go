@@ -22,7 +22,7 @@ func TestUnchangedSecondRun(t *testing.T) {
 			t.Skip("once for each kind of store")
 		}
 		seen[s.store.Type] = true
-		boxes := s.unlikeFolders(t, 30)
+		boxes := s.manyFolders(t, 30, 2)
 		own, tap, ids := ownStore(t), &wiretap{}, filepath.Join(t.TempDir(), "ids")
 		account := func() *account {
 			a := newAccount(s.user, s.tapped(tap), own.Importer())
@@ -40,6 +40,9 @@ func TestUnchangedSecondRun(t *testing.T) {
 		}
 		second.close()
 		turns := int64(3) // greeting, login, survey
+		if s.store.Type == backend.StoreCyrus {
+			turns++ // mailboxes made in one second look alike: all are opened at once
+		}
 		if c, err := s.dial(t.Context()); err == nil {
 			if !c.Has("CONDSTORE") {
 				t.Skip("a store without modseqs has to be listed")

@@ -103,13 +103,22 @@ func (c *Client) SelectMailbox(ctx context.Context, raw string) (*Selected, erro
 // SelectEach opens mailboxes one after the other, in one round trip, and tells
 // what each is; nil for one that could not be opened. The last stays open.
 func (c *Client) SelectEach(ctx context.Context, raws []string) ([]*Selected, error) {
+	return c.openEach(ctx, "SELECT ", raws)
+}
+
+// ExamineEach is SelectEach without the right to change anything.
+func (c *Client) ExamineEach(ctx context.Context, raws []string) ([]*Selected, error) {
+	return c.openEach(ctx, "EXAMINE ", raws)
+}
+
+func (c *Client) openEach(ctx context.Context, verb string, raws []string) ([]*Selected, error) {
 	out := make([]*Selected, 0, len(raws))
 	for len(raws) > 0 {
 		n := min(len(raws), 100)
 		part := make([]*Selected, n)
 		cmds := make([]command, n)
 		for i, raw := range raws[:n] {
-			part[i], cmds[i] = &Selected{Raw: raw}, command{text("SELECT "), wire(raw)}
+			part[i], cmds[i] = &Selected{Raw: raw}, command{text(verb), wire(raw)}
 		}
 		turn := 0
 		_, err := c.runEach(ctx, func(r response) (lineState, error) {
