@@ -111,9 +111,10 @@ func TestCaptureMovesAtLogin(t *testing.T) {
 	for _, u := range r.users() {
 		awaitState(t, e, id, u, Waiting)
 	}
-	st, err := e.Status(id)
-	if err != nil || st.Counts[Waiting] != 3 || st.Waits != "3 users have to log in first" || e.WaitingForLogin() != 3 {
-		t.Fatalf("%+v %v", st, err)
+	// A user waits a moment before they are counted among those who do.
+	st := until(t, e, id, func(st *BatchStatus) bool { return st.Waits == "3 users have to log in first" })
+	if st.Counts[Waiting] != 3 || e.WaitingForLogin() != 3 {
+		t.Fatalf("%+v", st)
 	}
 	if u := st.Users[0]; u.Reason != reasonAwaits {
 		t.Errorf("%+v", u)
