@@ -24,7 +24,7 @@ type lineRule struct {
 	sample, rest int
 }
 
-var defaultLines = lineRule{far: remote.FarAway, worth: 16 << 20, look: time.Second, gain: 1.15, most: 4, slow: 6 << 20, sample: 200, rest: 500}
+var defaultLines = lineRule{far: remote.FarAway, worth: 16 << 20, look: 400 * time.Millisecond, gain: 1.15, most: 4, slow: 6 << 20, sample: 200, rest: 500}
 
 // lines are the connections that copy one mailbox.
 type lines struct {
