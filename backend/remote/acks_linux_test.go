@@ -60,7 +60,7 @@ func TestAcknowledgesAtOnce(t *testing.T) {
 		}
 	}
 	if talk(conn); atOnce() != 0 {
-		t.Skip("this kernel does not delay acknowledgements here")
+		t.Log("this kernel does not delay acknowledgements here")
 	}
 	if talk(newLink(limited, time.Second)); atOnce() != 1 {
 		t.Error("the kernel delays acknowledgements")
